@@ -1,0 +1,55 @@
+// Package names holds the names by which the parts of linstor-rwx, Kubernetes
+// and linstor-csi find each other. A name that is written by one program and
+// read by another stands here, and says who reads it.
+package names
+
+// Driver is the CSI driver's name and the provisioner of its StorageClasses.
+const Driver = "linstor.csi.linbit.com"
+
+const (
+	// ExportAttribute is the volume attribute by which linstor-csi mounts NFS
+	// instead of attaching a block device. Read by linstor-csi's
+	// ControllerPublish and NodePublish, and by our parts to tell an exported
+	// volume from others. Value: nfs://ADDRESS:PORT/PATH; the port is required.
+	ExportAttribute = Driver + "/nfs-export"
+	// MountOptionsAttribute holds options of the backing filesystem. linstor-csi
+	// would pass them to the NFS mount, so exported volumes must not carry it.
+	MountOptionsAttribute = Driver + "/mount-options"
+	// ConsistencyGroupLabel marks claims that share one resource definition.
+	ConsistencyGroupLabel = Driver + "/consistency-group"
+)
+
+// Prefix is the namespace of our own keys. linstor-csi ignores StorageClass
+// parameters of foreign namespaces (linstor-csi pkg/volume/parameter.go).
+const Prefix = "rwx.linbit.com/"
+
+const (
+	// WithdrawFinalizer keeps an NFSExport until no node serves it any more:
+	// set by rwx-provisioner, removed by ganesha-supervisor.
+	WithdrawFinalizer = Prefix + "withdraw"
+	// ExportLabel carries the name of the NFSExport on its Service and
+	// EndpointSlice.
+	ExportLabel = Prefix + "export"
+	// ManagedByLabel and ManagedByValue mark the objects that we made.
+	ManagedByLabel = "app.kubernetes.io/managed-by"
+	ManagedByValue = "linstor-rwx"
+	// EndpointSliceManager is the endpointslice.kubernetes.io/managed-by value.
+	EndpointSliceManager = "ganesha-supervisor.rwx.linbit.com"
+	// MarkerProperty is the LINSTOR property that marks a resource definition as
+	// made for an export, before linstor-csi knows it. Value: name of the export.
+	MarkerProperty = "Aux/rwx.linbit.com/export"
+)
+
+const (
+	// DataVolume is the VolNr of the data: linstor-csi makes it.
+	DataVolume = 0
+	// RecoveryVolume is the VolNr of the NFS server's client records: we make it.
+	RecoveryVolume = 1
+	// NFSPort is the port of the Service; ganesha's own port differs by export.
+	NFSPort = 2049
+	// NFSPortName is the name of that port in Service and EndpointSlice.
+	NFSPortName = "nfs"
+)
+
+// ExportPath returns the path that clients mount: the pseudo path of the export.
+func ExportPath(export string) string { return "/" + export }
