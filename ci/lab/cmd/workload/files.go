@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// openLoop creates a new file and removes it, again and again: what a server in
+// its grace period holds up.
+func openLoop(ctx context.Context, o options, say reporter) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find the name of this pod: %w", err)
+	}
+	say("opening", fields{"folder": o.arguments[0]})
+	return steps(ctx, o, say, func(step int) error {
+		path := filepath.Join(o.arguments[0], fmt.Sprintf(".open-%s-%d-%d", host, os.Getpid(), step))
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o666)
+		if err != nil {
+			return fmt.Errorf("create a file: %w", err)
+		}
+		if err := file.Close(); err != nil {
+			return fmt.Errorf("close a new file: %w", err)
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove a file: %w", err)
+		}
+		return nil
+	})
+}
+
+// walk creates many files in a new folder, lists, stats and reads them, and
+// reports how long each took. It leaves them there.
+func walk(ctx context.Context, o options, say reporter) error {
+	folder, err := os.MkdirTemp(o.arguments[0], "walk-")
+	if err != nil {
+		return fmt.Errorf("make a folder for many files: %w", err)
+	}
+	started := time.Now()
+	for number := range o.files {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("make many files: %w", err)
+		}
+		content := fmt.Sprintf("file %d\n", number)
+		if err := os.WriteFile(filepath.Join(folder, fmt.Sprint(number)), []byte(content), 0o666); err != nil {
+			return fmt.Errorf("make many files: %w", err)
+		}
+	}
+	say("created", fields{"files": o.files, "seconds": time.Since(started).Seconds(), "folder": folder})
+
+	started = time.Now()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return fmt.Errorf("list many files: %w", err)
+	}
+	for _, entry := range entries {
+		if _, err := entry.Info(); err != nil {
+			return fmt.Errorf("stat one of many files: %w", err)
+		}
+	}
+	say("listed", fields{"files": len(entries), "seconds": time.Since(started).Seconds()})
+
+	started = time.Now()
+	wrong := 0
+	for number := range o.files {
+		content, err := os.ReadFile(filepath.Join(folder, fmt.Sprint(number)))
+		if err != nil {
+			return fmt.Errorf("read one of many files: %w", err)
+		}
+		if string(content) != fmt.Sprintf("file %d\n", number) {
+			wrong++
+		}
+	}
+	say("read", fields{"files": o.files, "wrong": wrong, "seconds": time.Since(started).Seconds()})
+	if len(entries) != o.files || wrong > 0 {
+		return errBroken
+	}
+	return nil
+}
