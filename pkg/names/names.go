@@ -38,6 +38,18 @@ const (
 	// MarkerProperty is the LINSTOR property that marks a resource definition as
 	// made for an export, before linstor-csi knows it. Value: name of the export.
 	MarkerProperty = "Aux/rwx.linbit.com/export"
+	// RecoveryProperty is the LINSTOR property that marks a volume definition as
+	// the recovery volume of an export. It travels with restores and clones, so it
+	// tells rwx-provisioner which VolNr 1 is useless to a ReadWriteOnce copy.
+	// Value: name of the export it was made for.
+	RecoveryProperty = "Aux/rwx.linbit.com/recovery-volume"
+	// VolumeSeenAnnotation is set on an NFSExport by rwx-provisioner as soon as it
+	// sees its PersistentVolume. An export that has it may hold data of users, so
+	// the sweep never removes its volume.
+	VolumeSeenAnnotation = Prefix + "volume-seen"
+	// ResourceGroupPrefix starts the names of the LINSTOR resource groups that
+	// rwx-provisioner makes for classes that name none.
+	ResourceGroupPrefix = "rwx-"
 )
 
 const (
