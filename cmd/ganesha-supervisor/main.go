@@ -1,0 +1,127 @@
+// Command ganesha-supervisor decides on its node which exports are served, and
+// serves them. See sidecars/supervisor/README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/exec"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/linbit/linstor-rwx/pkg/drbd"
+	"github.com/linbit/linstor-rwx/pkg/exports"
+	"github.com/linbit/linstor-rwx/pkg/filesystem"
+	"github.com/linbit/linstor-rwx/pkg/ganesha"
+	"github.com/linbit/linstor-rwx/sidecars/supervisor"
+)
+
+func main() {
+	klog.InitFlags(nil)
+	kubeconfig := flag.String("kubeconfig", "", "kubeconfig `file`; default: the pod's service account")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := run(ctx, *kubeconfig); err != nil && ctx.Err() == nil {
+		klog.ErrorS(err, "ganesha-supervisor failed")
+		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+	}
+	klog.Flush()
+}
+
+// run wires the supervisor and works until ctx ends.
+func run(ctx context.Context, kubeconfig string) error {
+	settings, err := supervisor.SettingsFromEnvironment()
+	if err != nil {
+		return err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return fmt.Errorf("configure API client: %w", err)
+	}
+	// 100 exports may have to be started at once.
+	config.QPS, config.Burst = 50, 200
+	client, exportClient, err := clients(config)
+	if err != nil {
+		return err
+	}
+
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	defer broadcaster.Shutdown()
+
+	informers, err := supervisor.NewInformers(settings, client, exportClient)
+	if err != nil {
+		return err
+	}
+	programs := exec.New()
+	resources := drbd.New(programs)
+	launcher := ganesha.NewLauncher(settings.LauncherSocket())
+	metrics := supervisor.NewMetrics()
+	agent := supervisor.NewAgent(settings, supervisor.Dependencies{
+		DRBD:     resources,
+		Files:    filesystem.New(programs),
+		Launcher: launcher,
+		Recovery: supervisor.GaneshaRecovery{},
+		Host:     supervisor.LocalHost{},
+		Probe:    ganesha.Probe,
+		Cache:    informers,
+		Exports:  exportClient,
+		Slices:   client.DiscoveryV1().EndpointSlices(settings.PodNamespace),
+		Nodes:    client.CoreV1().Nodes(),
+		Recorder: broadcaster.NewRecorder(exports.Scheme, corev1.EventSource{Component: "ganesha-supervisor", Host: settings.NodeName}),
+		Metrics:  metrics,
+		Now:      time.Now,
+	})
+
+	ready := func() error {
+		if !informers.Synced() {
+			return errors.New("the caches are not filled yet")
+		}
+		if _, err := launcher.List(ctx); err != nil {
+			return err
+		}
+		return nil
+	}
+	go func() {
+		if err := metrics.Serve(ctx, settings.HTTPEndpoint, ready); err != nil {
+			klog.FromContext(ctx).Error(err, "Metrics are not served")
+		}
+	}()
+	if err := informers.Start(ctx); err != nil {
+		return err
+	}
+	if err := informers.Notify(agent.Trigger, agent.TriggerAll); err != nil {
+		return err
+	}
+	go agent.WatchDRBD(ctx, resources)
+	go agent.WatchProcesses(ctx, launcher)
+	agent.Run(ctx)
+	return nil
+}
+
+func clients(config *rest.Config) (kubernetes.Interface, exports.Interface, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("create API client: %w", err)
+	}
+	exportClient, err := exports.New(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	return client, exportClient, nil
+}

@@ -1,0 +1,290 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
+	"github.com/linbit/linstor-rwx/pkg/drbd"
+	"github.com/linbit/linstor-rwx/pkg/filesystem"
+	"github.com/linbit/linstor-rwx/pkg/ganesha"
+	"github.com/linbit/linstor-rwx/pkg/names"
+)
+
+// Facts is everything that is known of one export on this node at one moment.
+// decide looks at nothing else.
+type Facts struct {
+	Now  time.Time
+	Node string
+	Name string
+
+	// Export is nil when there is no such NFSExport (any more).
+	Export *v1alpha1.NFSExport
+	// Attached: a VolumeAttachment of the volume exists.
+	Attached bool
+	// Cordoned: this node takes no new work if another can.
+	Cordoned bool
+	// SliceHere: the export's EndpointSlice points to this node.
+	SliceHere bool
+	// LastServer is looked up only if status names a server that DRBD on this node
+	// cannot reach.
+	LastServer NodeState
+
+	// Resource is nil when DRBD here does not know it.
+	Resource *drbd.Resource
+	Data     *filesystem.Mount
+	Recovery *filesystem.Mount
+	// Process is nil when the launcher never started one, or forgot it.
+	Process *ganesha.ProcessState
+	// LauncherDown: the launcher does not answer, so no ganesha can be started.
+	LauncherDown bool
+	// Intent is what this pod wrote before it started a ganesha.
+	Intent *Intent
+	// Server is what this supervisor knows to run; nil after its own start.
+	Server *Server
+
+	// Observed is the last look at the running server.
+	Observed Observation
+	Timers   Timers
+}
+
+// Intent is written to the pod's run directory before a ganesha is started. It
+// lives as long as the pod, like the ganesha it describes, so that another
+// supervisor process can adopt that ganesha.
+type Intent struct {
+	Export      string    `json:"export"`
+	Resource    string    `json:"resource"`
+	PodIP       string    `json:"podIP"`
+	Port        int       `json:"port"`
+	ConfigHash  string    `json:"configHash"`
+	BootEpoch   int64     `json:"bootEpoch"`
+	Started     time.Time `json:"started"`
+	DeviceBytes int64     `json:"deviceBytes"`
+}
+
+// Server is a ganesha that this supervisor serves an export with.
+type Server struct {
+	Intent
+	// SizeBytes is the size of the filesystem as df shows it.
+	SizeBytes int64
+	// GrowError says why the filesystem is smaller than its device.
+	GrowError string
+	GrowAfter time.Time
+	// Degraded says what needs attention although the export is served.
+	Degraded string
+	// Failover is set if the export was taken over from another server.
+	Failover *v1alpha1.Failover
+}
+
+// Observation is the result of looking at a running server.
+type Observation struct {
+	At time.Time
+	// Failures is the number of failed probes in a row.
+	Failures int
+	Error    string
+	Clients  int
+	Grace    ganesha.Grace
+}
+
+// Timers are the moments that a decision depends on; zero means "not so now".
+// They are kept in memory only: after a restart of the supervisor they start
+// anew, which only delays.
+type Timers struct {
+	// Wanted: since when it should be served and no Primary is known.
+	Wanted time.Time
+	// Unserved: since when no Primary is known.
+	Unserved time.Time
+	// Idle: since when nobody is attached.
+	Idle time.Time
+	// Stray: since when this node is Primary without using the device.
+	Stray time.Time
+	// LauncherDown: since when the launcher does not answer.
+	LauncherDown time.Time
+	// NotBefore: after a failed start, when the next one may be tried.
+	NotBefore time.Time
+	// Restarts are the restarts in place of the last minutes.
+	Restarts []time.Time
+}
+
+// NodeState is what Kubernetes says of another node.
+type NodeState string
+
+// The states of another node.
+const (
+	NodeUnknown  NodeState = ""
+	NodeReady    NodeState = "Ready"
+	NodeNotReady NodeState = "NotReady"
+	// NodeGone: its Node object is deleted, so it is no part of the cluster.
+	NodeGone NodeState = "Gone"
+)
+
+// wanted says whether somebody should serve the export, or, if it is served
+// already, whether it should be kept.
+func (f Facts) wanted() bool {
+	return f.Export != nil && f.Export.DeletionTimestamp.IsZero() && (f.Export.Spec.Policy == v1alpha1.Always || f.Attached)
+}
+
+func (f Facts) running() bool { return f.Process != nil && f.Process.Running }
+func (f Facts) mounted() bool { return f.Data != nil || f.Recovery != nil }
+func (f Facts) primary() bool { return f.Resource != nil && f.Resource.Role == drbd.RolePrimary }
+
+// holding says whether this node uses the device.
+func (f Facts) holding() bool { return f.running() || f.mounted() }
+
+// serving says whether everything that serves is in place; whether it works is
+// the probe's business.
+func (f Facts) serving() bool {
+	return f.running() && f.Data != nil && f.Recovery != nil && f.primary()
+}
+
+// complete says whether the provisioner has filled in what serving needs.
+func complete(export *v1alpha1.NFSExport) bool {
+	return export.Spec.ExportID != 0 && export.Spec.FSID != "" && export.Spec.Service != nil && export.Spec.ResourceDefinition.UUID != ""
+}
+
+// gather collects the facts of one export. The API server is asked only through
+// caches, except for an export that is being deleted.
+func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
+	memory := a.remember(name)
+	f := Facts{Now: a.now(), Node: a.settings.NodeName, Name: name}
+
+	f.Export = a.currentExport(name)
+	f.Attached = a.cache.Attached(name)
+	f.Cordoned = a.cache.Cordoned()
+	f.SliceHere = pointsTo(a.cache.EndpointSlice(name), a.settings.NodeName)
+
+	intent, err := a.readIntent(name)
+	if err != nil {
+		return f, err
+	}
+	f.Intent = intent
+	if f.Export != nil {
+		memory.resource = f.Export.Spec.ResourceDefinition.Name
+	} else if intent != nil {
+		memory.resource = intent.Resource
+	}
+	if memory.resource == "" {
+		memory.resource = name // the provisioner gives both the same name
+	}
+
+	resource, err := a.drbd.Status(ctx, memory.resource)
+	switch {
+	case err == nil:
+		f.Resource = &resource
+	case !errors.Is(err, drbd.ErrUnknownResource):
+		return f, fmt.Errorf("read state of DRBD resource %s: %w", memory.resource, err)
+	}
+
+	mounts, err := a.files.List(filepath.Join(a.settings.exportsRoot(), name))
+	if err != nil {
+		return f, fmt.Errorf("list mounts of export %s: %w", name, err)
+	}
+	f.Data = mountAt(mounts, a.settings.dataPath(name))
+	f.Recovery = mountAt(mounts, a.settings.recoveryPath(name))
+
+	processes, err := a.launcher.List(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return f, ctx.Err()
+		}
+		f.LauncherDown = true
+	}
+	if index := slices.IndexFunc(processes, func(p ganesha.ProcessState) bool { return p.Name == name }); index >= 0 {
+		f.Process = &processes[index]
+	}
+
+	if unreachableServer(f) != "" {
+		f.LastServer = a.nodeState(ctx, f.Export.Status.Node)
+	}
+	memory.track(&f)
+	return f, nil
+}
+
+// track copies what is remembered into the facts and sets the timers.
+func (m *memory) track(f *Facts) {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	f.Observed = m.observed
+	if m.server != nil {
+		server := *m.server
+		f.Server = &server
+	}
+
+	since := func(timer *time.Time, active bool) {
+		switch {
+		case !active:
+			*timer = time.Time{}
+		case timer.IsZero():
+			*timer = f.Now
+		}
+	}
+	primaryPeer := ""
+	if f.Resource != nil {
+		primaryPeer = f.Resource.PrimaryPeer()
+	}
+	if m.primaryPeer != "" && primaryPeer == "" {
+		m.lastServer, m.lostServer = m.primaryPeer, f.Now
+	}
+	m.primaryPeer = primaryPeer
+
+	unserved := primaryPeer == "" && !f.primary()
+	since(&m.timers.Unserved, unserved)
+	since(&m.timers.Wanted, unserved && f.wanted())
+	since(&m.timers.Idle, !f.Attached)
+	since(&m.timers.Stray, f.primary() && !f.holding() && m.server == nil)
+	since(&m.timers.LauncherDown, f.LauncherDown)
+	m.timers.Restarts = slices.DeleteFunc(m.timers.Restarts, func(at time.Time) bool { return f.Now.Sub(at) > restartWindow })
+	f.Timers = m.timers
+	f.Timers.Restarts = slices.Clone(m.timers.Restarts)
+}
+
+func mountAt(mounts []filesystem.Mount, target string) *filesystem.Mount {
+	for i := len(mounts) - 1; i >= 0; i-- { // the topmost one counts
+		if mounts[i].Target == target {
+			return &mounts[i]
+		}
+	}
+	return nil
+}
+
+func (a *Agent) readIntent(name string) (*Intent, error) {
+	content, err := os.ReadFile(a.settings.runPath(name, "server.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read intent of export %s: %w", name, err)
+	}
+	intent := &Intent{}
+	if err := json.Unmarshal(content, intent); err != nil || intent.Port == 0 {
+		return nil, nil // as good as none: the server will be started again
+	}
+	return intent, nil
+}
+
+func (a *Agent) writeIntent(intent Intent) error {
+	content, err := json.MarshalIndent(intent, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write intent of export %s: %w", intent.Export, err)
+	}
+	return writeFile(a.settings.runPath(intent.Export, "server.json"), append(content, '\n'))
+}
+
+func (a *Agent) removeIntent(name string) error {
+	if err := os.RemoveAll(filepath.Dir(a.settings.runPath(name, "server.json"))); err != nil {
+		return fmt.Errorf("remove run directory of export %s: %w", name, err)
+	}
+	return nil
+}
+
+// hasFinalizer says whether the export still waits for us.
+func hasFinalizer(export *v1alpha1.NFSExport) bool {
+	return slices.Contains(export.Finalizers, names.WithdrawFinalizer)
+}

@@ -1,0 +1,190 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/linbit/linstor-rwx/pkg/drbd"
+	"github.com/linbit/linstor-rwx/pkg/names"
+)
+
+const (
+	// graceInterval is how often a server is looked at during grace and while it
+	// does not answer.
+	graceInterval = time.Second
+	growRetry     = 30 * time.Second
+)
+
+// adopt takes over a server that an earlier supervisor process of this pod
+// started. The server is not touched.
+func (a *Agent) adopt(ctx context.Context, f Facts) error {
+	server := &Server{Intent: *f.Intent}
+	if size, err := a.files.SizeBytes(a.settings.dataPath(f.Name)); err == nil {
+		server.SizeBytes = size
+	}
+	a.lock.Lock()
+	a.ports[f.Name] = server.Port
+	a.lock.Unlock()
+	a.remember(f.Name).setServer(server)
+	a.observations.Add(f.Name)
+	klog.FromContext(ctx).Info("Adopted running server", "pid", f.Process.PID, "port", server.Port)
+	return nil
+}
+
+// keep brings endpoint and status of a served export up to date. Nothing is
+// written for an export that did not change.
+func (a *Agent) keep(ctx context.Context, f Facts, decision Decision) (time.Duration, error) {
+	server := a.describeHealth(f)
+	f.Server = &server
+	endpointErr := a.ensureEndpoint(ctx, f.Export, server)
+	after, err := a.keepStatus(ctx, f)
+	if err == nil {
+		err = endpointErr
+	}
+	if decision.After > 0 && (after == 0 || decision.After < after) {
+		after = decision.After
+	}
+	return after, err
+}
+
+// describeHealth notes what needs attention although the export is served.
+func (a *Agent) describeHealth(f Facts) Server {
+	server := *f.Server
+	server.Degraded = ""
+	for _, volume := range []int{names.DataVolume, names.RecoveryVolume} {
+		device, _ := f.Resource.Device(volume)
+		if device.DiskState != drbd.DiskUpToDate {
+			server.Degraded = fmt.Sprintf("the replica of volume %d on node %s is %s, I/O goes to another node", volume, f.Node, device.DiskState)
+		}
+	}
+	return server
+}
+
+// observeOnce looks at a running server: does it answer, whom does it know. It
+// runs beside the export's worker and only reports.
+func (a *Agent) observeOnce(ctx context.Context, name string) {
+	m := a.remember(name)
+	server := m.currentServer()
+	if server == nil {
+		return
+	}
+	before := a.now()
+	err := a.probeOnce(ctx, name, server.Port)
+	if ctx.Err() != nil {
+		return
+	}
+	seen := a.look(name)
+
+	m.lock.Lock()
+	if m.server == nil || m.server.Started != server.Started {
+		m.lock.Unlock()
+		return // stopped or replaced meanwhile
+	}
+	old := m.observed
+	if err != nil {
+		seen.Failures, seen.Error = old.Failures+1, err.Error()
+	}
+	m.observed = seen
+	m.lock.Unlock()
+
+	if err != nil {
+		a.metrics.probeFailures.WithLabelValues(name).Inc()
+		klog.FromContext(ctx).V(2).Info("Probe failed", "export", name, "failures", seen.Failures, "err", err)
+	} else {
+		a.metrics.probeSeconds.Observe(a.now().Sub(before).Seconds())
+	}
+	a.metrics.clients.WithLabelValues(name).Set(float64(seen.Clients))
+	if (old.Failures > 0) != (seen.Failures > 0) || seen.Failures >= a.settings.ProbeFailures || old.Clients != seen.Clients || old.Grace != seen.Grace {
+		a.Trigger(name)
+	}
+	next := a.settings.ProbeInterval
+	if seen.Grace.Active || seen.Failures > 0 {
+		next = min(next, graceInterval)
+	}
+	a.observations.AddAfter(name, next)
+}
+
+// look reads the server's records on the recovery volume.
+func (a *Agent) look(name string) Observation {
+	root := a.settings.recoveryPath(name)
+	seen := Observation{At: a.now()}
+	if records, err := a.recovery.Records(root); err == nil {
+		seen.Clients = len(records.Clients)
+	}
+	if grace, err := a.recovery.GraceState(root); err == nil {
+		seen.Grace = grace
+	}
+	return seen
+}
+
+// growServed grows the filesystem of an export that this node serves, online.
+func (a *Agent) growServed(ctx context.Context, f Facts) error {
+	server := *f.Server
+	device, _ := f.Resource.Device(names.DataVolume)
+	before := server.DeviceBytes
+	a.grow(ctx, f, &server, drbd.DevicePath(device.Minor), device.SizeBytes)
+	if server.DeviceBytes != before {
+		if err := a.writeIntent(server.Intent); err != nil {
+			return err
+		}
+		a.events.normal(f.Export, "Grown", fmt.Sprintf("the filesystem has grown to %d bytes", server.SizeBytes))
+	}
+	m := a.remember(f.Name)
+	m.lock.Lock()
+	if m.server != nil {
+		m.server = &server
+	}
+	m.lock.Unlock()
+	return nil
+}
+
+// grow grows the mounted filesystem if the device is larger than server knows.
+func (a *Agent) grow(ctx context.Context, f Facts, server *Server, device string, deviceBytes int64) {
+	target := a.settings.dataPath(f.Name)
+	if deviceBytes > server.DeviceBytes {
+		if err := a.files.Grow(ctx, device, target, f.Export.Spec.FSType); err != nil {
+			server.GrowError = "growing the filesystem failed: " + err.Error()
+			server.GrowAfter = a.now().Add(growRetry)
+			a.events.warning(f.Export, "GrowFailed", server.GrowError)
+			klog.FromContext(ctx).Error(err, "Filesystem was not grown")
+		} else {
+			server.DeviceBytes, server.GrowError = deviceBytes, ""
+		}
+	}
+	if size, err := a.files.SizeBytes(target); err == nil {
+		server.SizeBytes = size
+	}
+}
+
+// growIdle promotes an export that nobody needs now, grows it and lets it go.
+func (a *Agent) growIdle(ctx context.Context, f Facts) error {
+	s := &starting{Facts: f, memory: a.remember(f.Name), export: f.Export, resource: *f.Resource}
+	s.parts.start = a.now()
+	for _, step := range a.openSteps() {
+		if err := step.run(ctx, s); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			_, err := a.abandon(ctx, s, fmt.Errorf("%s: %w", step.name, err))
+			return err
+		}
+	}
+	held, err := a.gather(ctx, f.Name)
+	if err != nil {
+		return err
+	}
+	decision := Decision{Action: Stop, Reason: ReasonIdle, Message: "no node is attached; the next attach starts the server"}
+	if err := a.release(ctx, held, decision); err != nil {
+		return err
+	}
+	if s.server.GrowError != "" {
+		a.backOff(s.memory, growRetry)
+	} else {
+		a.events.normal(f.Export, "Grown", fmt.Sprintf("the filesystem has grown to %d bytes", s.server.SizeBytes))
+	}
+	held.Server = &s.server
+	return a.writeStatus(ctx, held, releasedStatus(held, decision))
+}

@@ -1,0 +1,74 @@
+package supervisor
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+)
+
+// Settings is the environment of ganesha-supervisor.
+type Settings struct {
+	NodeName     string `envconfig:"NODE_NAME" required:"true" desc:"name of this node in Kubernetes and in LINSTOR"`
+	PodName      string `envconfig:"POD_NAME" required:"true" desc:"name of the ganesha pod"`
+	PodNamespace string `envconfig:"POD_NAMESPACE" required:"true" desc:"namespace of the pod, of the exports' Services and EndpointSlices"`
+	PodIP        string `envconfig:"POD_IP" required:"true" desc:"address at which clients reach ganesha"`
+
+	IdleTimeout  time.Duration `envconfig:"RWX_IDLE_TIMEOUT" default:"30s" desc:"how long an OnDemand export is served after its last detach"`
+	HTTPEndpoint string        `envconfig:"RWX_HTTP_ENDPOINT" default:":9788" desc:"address of /metrics, /healthz and /readyz"`
+	MountRoot    string        `envconfig:"RWX_MOUNT_ROOT" default:"/var/lib/linstor-rwx" desc:"host directory below which volumes are mounted; never an emptyDir"`
+	RunDir       string        `envconfig:"RWX_RUN_DIR" default:"/run/linstor-rwx" desc:"directory of the pod for sockets, configurations and intents"`
+	PortMin      int           `envconfig:"RWX_PORT_MIN" default:"20490" desc:"lowest port of a ganesha"`
+	PortMax      int           `envconfig:"RWX_PORT_MAX" default:"24585" desc:"highest port of a ganesha"`
+
+	ProbeInterval time.Duration `envconfig:"RWX_PROBE_INTERVAL" default:"3s" desc:"how often a served export is probed"`
+	ProbeTimeout  time.Duration `envconfig:"RWX_PROBE_TIMEOUT" default:"2s" desc:"how long one probe may take"`
+	ProbeFailures int           `envconfig:"RWX_PROBE_FAILURES" default:"3" desc:"failed probes in a row after which ganesha is killed and started again"`
+	StartTimeout  time.Duration `envconfig:"RWX_START_TIMEOUT" default:"30s" desc:"how long a new ganesha may take until the first probe passes"`
+	StopTimeout   time.Duration `envconfig:"RWX_STOP_TIMEOUT" default:"10s" desc:"how long a ganesha may take to end before it is killed"`
+
+	Workers int           `envconfig:"RWX_WORKERS" default:"8" desc:"how many exports are worked on at the same time"`
+	Resync  time.Duration `envconfig:"RWX_RESYNC" default:"10m" desc:"how often every export is looked at without a trigger"`
+}
+
+// SettingsFromEnvironment reads and checks the settings.
+func SettingsFromEnvironment() (Settings, error) {
+	var s Settings
+	if err := envconfig.Process("", &s); err != nil {
+		return s, fmt.Errorf("read settings from the environment: %w", err)
+	}
+	return s, s.validate()
+}
+
+func (s Settings) validate() error {
+	switch {
+	case s.PortMin < 1 || s.PortMax > 65535 || s.PortMin > s.PortMax:
+		return fmt.Errorf("check settings: RWX_PORT_MIN %d and RWX_PORT_MAX %d are no range of ports", s.PortMin, s.PortMax)
+	case !filepath.IsAbs(s.MountRoot) || !filepath.IsAbs(s.RunDir):
+		return fmt.Errorf("check settings: RWX_MOUNT_ROOT %q and RWX_RUN_DIR %q must be absolute", s.MountRoot, s.RunDir)
+	case s.Workers < 1 || s.ProbeFailures < 1:
+		return fmt.Errorf("check settings: RWX_WORKERS %d and RWX_PROBE_FAILURES %d must be at least 1", s.Workers, s.ProbeFailures)
+	case s.ProbeInterval <= 0 || s.ProbeTimeout <= 0 || s.StartTimeout <= 0 || s.StopTimeout <= 0 || s.IdleTimeout < 0:
+		return fmt.Errorf("check settings: intervals and time-outs must be positive")
+	}
+	return nil
+}
+
+// exportsRoot is the directory below which everything that is mounted is ours.
+func (s Settings) exportsRoot() string { return filepath.Join(s.MountRoot, "exports") }
+
+func (s Settings) dataPath(export string) string {
+	return filepath.Join(s.exportsRoot(), export, "data")
+}
+
+func (s Settings) recoveryPath(export string) string {
+	return filepath.Join(s.exportsRoot(), export, "recovery")
+}
+
+// LauncherSocket is where ganesha-launcher listens.
+func (s Settings) LauncherSocket() string { return filepath.Join(s.RunDir, "launcher.sock") }
+
+func (s Settings) runPath(export, file string) string {
+	return filepath.Join(s.RunDir, "exports", export, file)
+}

@@ -1,0 +1,183 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/klog/v2"
+
+	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
+	"github.com/linbit/linstor-rwx/pkg/drbd"
+)
+
+const (
+	// fenceTimeout bounds each step of a fencing: a process or a mount may hang
+	// in I/O that only the forced demotion ends.
+	fenceTimeout = time.Second
+	unmountTries = 5
+)
+
+// stopServer stops serving here and says so.
+func (a *Agent) stopServer(ctx context.Context, f Facts, decision Decision) error {
+	if err := a.release(ctx, f, decision); err != nil {
+		return err
+	}
+	a.metrics.stops.WithLabelValues(decision.Reason).Inc()
+	if f.Export == nil {
+		return nil
+	}
+	switch decision.Reason {
+	case ReasonIdle:
+		a.events.normal(f.Export, "Idle", decision.Message)
+	case ReasonWithdrawn, ReasonStale, ReasonOrphaned:
+	default:
+		a.events.warning(f.Export, "Stopped", "node "+f.Node+" does not serve it any more: "+decision.Message)
+	}
+	if decision.Reason == ReasonKeepsFailing || decision.Reason == ReasonLauncherDown {
+		a.backOff(a.remember(f.Name), failedStartMaxDelay/4)
+	}
+	if f.Export.Status.Node != f.Node && f.Export.Status.Node != "" {
+		return nil // another server has the word already
+	}
+	return a.writeStatus(ctx, f, releasedStatus(f, decision))
+}
+
+// releasedStatus is the status after this node let go.
+func releasedStatus(f Facts, decision Decision) v1alpha1.NFSExportStatus {
+	status := unservedStatus(f, decision)
+	if f.Server != nil && f.Server.SizeBytes > 0 {
+		if status.Size == nil || status.Size.Value() != f.Server.SizeBytes {
+			status.Size = resource.NewQuantity(f.Server.SizeBytes, resource.BinarySI)
+		}
+		status.DeviceBytes = f.Server.DeviceBytes
+		markGrown(&status, f)
+	}
+	return status
+}
+
+// release ends everything that serves the export on this node. The order is the
+// point: no process, then no endpoint, then no mount, then no Primary. Each part
+// is tried even if the one before failed, when fencing.
+func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
+	if decision.Fence {
+		return a.fence(ctx, f)
+	}
+	if f.running() || f.LauncherDown {
+		if err := a.endProcess(ctx, f.Name, false, a.settings.StopTimeout); err != nil && !f.LauncherDown {
+			return err
+		}
+	}
+	endpointErr := a.removeEndpoint(ctx, f.Name)
+	for _, target := range []string{a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name)} {
+		if err := a.unmount(ctx, target); err != nil {
+			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
+		}
+	}
+	if f.Resource != nil {
+		if err := a.demote(ctx, f.Resource.Name); err != nil {
+			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
+		}
+	}
+	return a.released(f, endpointErr)
+}
+
+// released forgets the server, unless the API server still sends clients here.
+func (a *Agent) released(f Facts, endpointErr error) error {
+	a.remember(f.Name).setServer(nil)
+	a.metrics.clients.DeleteLabelValues(f.Name)
+	if endpointErr != nil {
+		return endpointErr // the slice points here, so the next pass tries again
+	}
+	return a.removeIntent(f.Name)
+}
+
+// fence is a release that waits for nothing that may hang: DRBD has taken the
+// device away, or is about to give it to another node.
+func (a *Agent) fence(ctx context.Context, f Facts) error {
+	started := a.now()
+	var errs []error
+	if f.running() || f.LauncherDown {
+		// Not waited for long: it may hang in I/O until the demotion below.
+		if err := a.endProcess(ctx, f.Name, true, fenceTimeout); err != nil {
+			klog.FromContext(ctx).Info("Killed ganesha has not ended yet", "err", err)
+		}
+	}
+	endpointErr := make(chan error, 1)
+	go func() { // the API server may be what is lost
+		endpointErr <- a.removeEndpoint(ctx, f.Name)
+	}()
+	for _, target := range []string{a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name)} {
+		bounded, cancel := context.WithTimeout(ctx, fenceTimeout)
+		if err := a.files.Unmount(bounded, target, true); err != nil {
+			errs = append(errs, fmt.Errorf("detach %s: %w", target, err))
+		}
+		cancel()
+	}
+	if f.Resource != nil && f.Resource.Role == drbd.RolePrimary {
+		if err := a.demoteAtOnce(ctx, *f.Resource); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if f.running() {
+		if err := a.endProcess(ctx, f.Name, true, a.settings.StopTimeout); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	klog.FromContext(ctx).Info("Fenced export", "seconds", seconds(a.now().Sub(started)))
+	if len(errs) > 0 {
+		<-endpointErr
+		return fmt.Errorf("fence export %s: %w", f.Name, errors.Join(errs...))
+	}
+	return a.released(f, <-endpointErr)
+}
+
+// demoteAtOnce gives the Primary role back. What is suspended or still open is
+// demoted by force: its I/O fails from then on, which is what is wanted.
+func (a *Agent) demoteAtOnce(ctx context.Context, resource drbd.Resource) error {
+	if !resource.Suspended.Any() && resource.HasQuorum() {
+		bounded, cancel := context.WithTimeout(ctx, 2*fenceTimeout)
+		err := a.drbd.Secondary(bounded, resource.Name)
+		cancel()
+		if err == nil {
+			return nil
+		}
+	}
+	if err := a.drbd.ForceSecondary(ctx, resource.Name); err != nil {
+		return fmt.Errorf("demote resource %s by force: %w", resource.Name, err)
+	}
+	return nil
+}
+
+// demote gives the Primary role back. It is refused for a moment while somebody,
+// such as udev, looks at the device after the unmount.
+func (a *Agent) demote(ctx context.Context, name string) error {
+	return poll(ctx, 5*time.Second, 200*time.Millisecond, func(ctx context.Context) error {
+		return a.drbd.Secondary(ctx, name)
+	})
+}
+
+// endProcess ends ganesha: by SIGTERM, and if that does not help by SIGKILL.
+func (a *Agent) endProcess(ctx context.Context, name string, kill bool, patience time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	err := a.launcher.Stop(bounded, name, kill)
+	cancel()
+	if err != nil && !kill && ctx.Err() == nil {
+		bounded, cancel = context.WithTimeout(ctx, patience)
+		err = a.launcher.Stop(bounded, name, true)
+		cancel()
+	}
+	if err != nil {
+		return fmt.Errorf("stop ganesha of export %s: %w", name, err)
+	}
+	return nil
+}
+
+// unmount waits for a short while for a filesystem that is busy.
+func (a *Agent) unmount(ctx context.Context, target string) error {
+	return poll(ctx, unmountTries*200*time.Millisecond, 200*time.Millisecond, func(ctx context.Context) error {
+		return a.files.Unmount(ctx, target, false)
+	})
+}
