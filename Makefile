@@ -19,7 +19,7 @@ GENERATED := $(API)/zz_generated.deepcopy.go $(CRDS)
 # The commands of the laboratory, and the path of a pinned tool, built when absent.
 LAB := go -C ci/lab run ./cmd/lab
 BUILD := go -C ci/lab run ./cmd/lab-build
-tool = $$($(BUILD) tool $(1))
+tool = $$($(BUILD) $(1))
 
 # Packages of the laboratory's module whose tests need no cluster.
 LAB_UNITS = $$(go -C ci/lab list ./... | grep -v '/ci/lab/e2e')
@@ -91,7 +91,7 @@ chart-golden: ## Write anew what the chart's snapshot tests expect
 
 .PHONY: images
 images: prepare ## Pack the images with tag VERSION into out/images, for `ctr images import`
-	$(BUILD) images --version $(VERSION) --output $(CURDIR)/out/images
+	$(BUILD) release $(VERSION) $(CURDIR)/out/images
 
 .PHONY: lab-up
 lab-up: prepare ## Start a laboratory cluster with the product and leave it running
