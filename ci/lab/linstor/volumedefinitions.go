@@ -1,0 +1,237 @@
+package linstor
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+)
+
+// DRBD's limits for a volume in KiB (linstor-server MetaData.java).
+const (
+	minVolumeKiB = 4
+	maxVolumeKiB = 1 << 40
+)
+
+func (vd *volumeDefinition) json() volumeDefinitionJSON {
+	return volumeDefinitionJSON{
+		VolumeNumber: vd.number, SizeKiB: vd.sizeKiB, Props: clone(vd.props), Flags: orEmpty(slices.Clone(vd.flags)), UUID: vd.uuid,
+		LayerData: []layerJSON{{Type: "DRBD", Data: drbdVolumeDefinitionJSON{VolumeNumber: vd.number, MinorNumber: vd.minor}}, {Type: "STORAGE"}},
+	}
+}
+
+func volumeNotFound(rd, number string) Replies {
+	return fail(failNotFoundVolume, objVolume, "Volume definition '%s' of resource definition '%s' not found.", number, rd)
+}
+
+func (c *Controller) listVolumeDefinitions(q *request) (int, any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rd, ok := c.definitions[q.PathValue("rd")]
+	if !ok {
+		return http.StatusNotFound, definitionNotFound(q.PathValue("rd"))
+	}
+	out := []volumeDefinitionJSON{}
+	for _, vd := range rd.sortedVolumes() {
+		out = append(out, vd.json())
+	}
+	return http.StatusOK, out
+}
+
+// volumeOf finds the volume definition that the request's path names.
+func (c *Controller) volumeOf(q *request) (*resourceDefinition, *volumeDefinition, Replies) {
+	rd, ok := c.definitions[q.PathValue("rd")]
+	if !ok {
+		return nil, nil, definitionNotFound(q.PathValue("rd"))
+	}
+	number, err := strconv.Atoi(q.PathValue("number"))
+	if err != nil {
+		return rd, nil, fail(failInvalidVolumeNumber, objVolume, "The given volume number '%s' is invalid.", q.PathValue("number"))
+	}
+	vd, ok := rd.volumes[number]
+	if !ok {
+		return rd, nil, volumeNotFound(rd.name, q.PathValue("number"))
+	}
+	return rd, vd, nil
+}
+
+func (c *Controller) getVolumeDefinition(q *request) (int, any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, vd, rs := c.volumeOf(q)
+	if rs != nil {
+		return rs.status(http.StatusOK), rs
+	}
+	return http.StatusOK, vd.json()
+}
+
+func (c *Controller) createVolumeDefinition(q *request) Replies {
+	var in volumeDefinitionCreate
+	if rs := q.decode(&in); rs != nil {
+		return rs
+	}
+	c.mu.Lock()
+	rd, ok := c.definitions[q.PathValue("rd")]
+	if !ok {
+		c.mu.Unlock()
+		return definitionNotFound(q.PathValue("rd"))
+	}
+	vd, rs := c.addVolumeDefinition(rd, in)
+	c.mu.Unlock()
+	if rs != nil {
+		return rs
+	}
+	done := success(codeCreated, objVolume|opCreate, "New volume definition with number '%d' of resource definition '%s' created.", vd.number, rd.name)
+	return append(Replies{done}, c.deploy(rd)...)
+}
+
+// addVolumeDefinition commits a new volume definition, and a volume on every
+// resource, diskless and tiebreaker included; nothing is deployed by it.
+func (c *Controller) addVolumeDefinition(rd *resourceDefinition, in volumeDefinitionCreate) (*volumeDefinition, Replies) {
+	v := in.VolumeDefinition
+	number := 0
+	if v.VolumeNumber != nil {
+		number = *v.VolumeNumber
+	} else {
+		for rd.volumes[number] != nil {
+			number++
+		}
+	}
+	if rd.volumes[number] != nil {
+		return nil, fail(failExistsVolume, objVolume|opCreate, "A volume definition with the number %d already exists in resource definition '%s'.", number, rd.name)
+	}
+	if number < 0 || number > 65534 {
+		return nil, fail(failInvalidVolumeNumber, objVolume|opCreate, "The given volume number '%d' is invalid.", number)
+	}
+	if v.SizeKiB < minVolumeKiB || v.SizeKiB > maxVolumeKiB {
+		return nil, fail(failInvalidVolumeSize, objVolume|opCreate, "The specified volume size %d KiB is out of range [%d - %d].", v.SizeKiB, minVolumeKiB, int64(maxVolumeKiB))
+	}
+	if rs := checkProps(objVolume, v.Props); rs != nil {
+		return nil, rs
+	}
+	for _, r := range rd.sortedResources() {
+		p := c.nodes[r.node].pools[r.props[propPool]]
+		if r.diskless() || r.deleted() || p == nil || p.thin() || !c.online(r.node) {
+			continue
+		}
+		if free := c.freeKiB(c.nodes[r.node], p); free < v.SizeKiB {
+			return nil, fail(failInvalidVolumeSize, objVolume|opCreate, "Not enough free space in storage pool '%s' on node '%s': %d KiB are available, %d KiB are needed.", p.name, r.node, free, v.SizeKiB)
+		}
+	}
+	minor, ok := c.freeMinor()
+	if !ok {
+		return nil, fail(failMinorsExhausted, objVolume|opCreate, "No free minor number for a new volume definition.")
+	}
+	vd := &volumeDefinition{
+		number: number, sizeKiB: v.SizeKiB, deviceKiB: v.SizeKiB, uuid: newUUID(), props: clone(v.Props), minor: minor,
+		addedLater: rd.props[propPrimarySet] != "" && len(rd.resources) > 0,
+	}
+	rd.volumes[number] = vd
+	for _, r := range rd.sortedResources() {
+		r.volumes[number] = c.newVolume(r, false)
+	}
+	c.chooseWinner(rd, vd)
+	return vd, nil
+}
+
+// newVolume makes a volume in the pool that the resource's properties name:
+// resource properties have priority over those of the volume definition, so
+// that all volumes of a resource share a pool.
+func (c *Controller) newVolume(r *resource, sync bool) *volume {
+	if r.diskless() {
+		return &volume{pool: disklessPool, kind: kindDiskless, uuid: newUUID()}
+	}
+	name := r.props[propPool]
+	return &volume{pool: name, kind: c.nodes[r.node].pools[name].kind, uuid: newUUID(), sync: sync}
+}
+
+// chooseWinner fixes the node whose disk becomes UpToDate first, as servers
+// since 1.33.2 do: the one in use, else the first diskful one. Older servers
+// take the satellite that comes first.
+func (c *Controller) chooseWinner(rd *resourceDefinition, vd *volumeDefinition) {
+	diskful, _, _ := rd.placed()
+	if !laterVolumesInitialised(c.version) || vd.winner != "" || len(diskful) == 0 {
+		return
+	}
+	vd.winner = diskful[0].node
+	if node := c.inUseNode(rd); node != "" && !rd.resources[node].diskless() {
+		vd.winner = node
+	}
+	vd.props[propInitialUpToDate] = vd.winner
+}
+
+func (c *Controller) modifyVolumeDefinition(q *request) Replies {
+	var in volumeDefinitionModify
+	if rs := q.decode(&in); rs != nil {
+		return rs
+	}
+	c.mu.Lock()
+	rd, vd, rs := c.volumeOf(q)
+	if rs == nil {
+		rs = checkProps(objVolume, in.OverrideProps)
+	}
+	var notes Replies
+	if rs == nil && in.SizeKiB != 0 {
+		notes = c.resizeVolume(rd, vd, in.SizeKiB)
+		if notes.failed() {
+			rs = notes
+		}
+	}
+	if rs != nil {
+		c.mu.Unlock()
+		return rs
+	}
+	in.modify(vd.props)
+	c.mu.Unlock()
+	done := success(codeModified, objVolume|opModify, "Volume definition with number '%d' of resource definition '%s' modified.", vd.number, rd.name)
+	return append(append(notes, done), c.deploy(rd)...)
+}
+
+// resizeVolume commits a new size, by the rules of
+// CtrlVlmDfnModifyApiCallHandler.
+func (c *Controller) resizeVolume(rd *resourceDefinition, vd *volumeDefinition, sizeKiB int64) Replies {
+	diskful, _, _ := rd.placed()
+	switch {
+	case sizeKiB == vd.sizeKiB:
+		return Replies{warning(warnResizeSameSize, objVolume|opModify, "The volume definition '%d' of resource definition '%s' has the requested size already.", vd.number, rd.name)}
+	case sizeKiB > maxVolumeKiB:
+		return fail(failInvalidVolumeSize, objVolume|opModify, "The specified volume size %d KiB is out of range.", sizeKiB)
+	case sizeKiB < vd.sizeKiB && len(diskful) > 0:
+		return fail(failInvalidVolumeSize, objVolume|opModify, "Deployed volumes can only grow in size, not shrink.")
+	}
+	if node, why := c.allUpToDate(rd); why != "" {
+		return fail(failNotAllUpToDate, objVolume|opModify, "Cannot resize volume %d of resource definition '%s': not all volumes are UpToDate (node '%s': %s).", vd.number, rd.name, node, why)
+	}
+	for _, r := range diskful {
+		n := c.nodes[r.node]
+		p := n.pools[r.props[propPool]]
+		if need := sizeKiB - vd.sizeKiB; !p.thin() && c.freeKiB(n, p) < need {
+			return fail(failNotEnoughSpace, objVolume|opModify, "Not enough free space in storage pool '%s' on node '%s' to grow volume %d of '%s'.", p.name, r.node, vd.number, rd.name)
+		}
+	}
+	vd.sizeKiB = sizeKiB
+	if len(rd.resources) == 0 {
+		vd.deviceKiB = sizeKiB
+	} else {
+		vd.flags = addFlag(vd.flags, flagResize)
+	}
+	return nil
+}
+
+func (c *Controller) deleteVolumeDefinition(q *request) Replies {
+	c.mu.Lock()
+	rd, vd, rs := c.volumeOf(q)
+	switch {
+	case rd != nil && vd == nil:
+		rs = Replies{warning(warnNotFound, objVolume|opDelete, "Volume definition '%s' of resource definition '%s' not found.", q.PathValue("number"), rd.name)}
+	case rs == nil && c.inUseNode(rd) != "":
+		rs = fail(failInUse, objVolume|opDelete, "Resource '%s' on node '%s' is still in use.", rd.name, c.inUseNode(rd))
+	}
+	if rs != nil {
+		c.mu.Unlock()
+		return rs
+	}
+	vd.flags = addFlag(vd.flags, flagDelete)
+	c.mu.Unlock()
+	done := success(codeDeleted, objVolume|opDelete, "Volume definition with number '%d' of resource definition '%s' deleted.", vd.number, rd.name)
+	return append(Replies{done}, c.deploy(rd)...)
+}
