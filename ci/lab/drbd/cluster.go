@@ -1,340 +1,346 @@
-// Package drbd stands in for DRBD 9 in the laboratory.
-//
-// A Cluster knows, for every node, what that node's kernel would know of
-// each resource: its role, its disks, its connections and what it believes
-// of its peers. One host process holds the whole Cluster; the nodes reach it
-// through the control handler (drbdsetup) and through block exports whose
-// every request passes the admission rules of the node's current state.
-//
-// It models promotion, quorum, loss of links with DRBD's own detection times,
-// suspension, forced demotion, detached, outdated and inconsistent disks. It
-// does not model split brain: whatever would lead to one is recorded as a
-// violation (Cluster.Violations), which a test must treat as its failure.
-// Auto-promotion by opening a device is not modelled either: promotion is
-// always explicit.
 package drbd
 
 import (
 	"context"
-	"errors"
-	"net"
-	"net/http"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"sync"
 	"time"
 )
 
-// Errors that callers of the Cluster tell apart with errors.Is.
-var (
-	// ErrInUse refuses to take away a resource that is Primary or open.
-	ErrInUse = errors.New("resource is in use")
-	// ErrUnknown names a node, resource or volume that is not configured.
-	ErrUnknown = errors.New("not configured")
-	// ErrNodeDown says that the node is powered off.
-	ErrNodeDown = errors.New("node is powered off")
-)
+// Cluster is DRBD on all nodes. All methods are safe for concurrent use.
+//
+// One lock guards everything; it is held only for changes of state in memory.
+// Whatever waits (the node driver, DRBD's time-outs, file I/O) happens outside
+// of it, and the state is looked at again afterwards.
+type Cluster struct {
+	clock     Clock
+	timing    Timing
+	driver    NodeDriver
+	violation func(string)
+	address   func(string) string
 
-// Quorum and on-no-quorum settings of a resource (drbd.conf names).
-const (
-	QuorumMajority = "majority"
-	QuorumOff      = "off"
+	mu         sync.Mutex
+	nodes      map[string]*node
+	nodeOrder  []string
+	resources  map[string]*resource
+	partition  [][]string // nil: everybody reaches everybody
+	violations []string
+	closed     bool
 
-	OnNoQuorumIOError   = "io-error"
-	OnNoQuorumSuspendIO = "suspend-io"
-)
+	// changed is closed and replaced at every change of state; I/O that hangs
+	// waits for it.
+	changed chan struct{}
 
-// Roles as drbdsetup prints them.
-const (
-	Primary   = "Primary"
-	Secondary = "Secondary"
-	Unknown   = "Unknown"
-)
-
-// DiskState is the state of a volume's disk as drbdsetup prints it.
-type DiskState string
-
-// Disk states of DRBD that the stand-in uses.
-const (
-	Diskless     DiskState = "Diskless"
-	Inconsistent DiskState = "Inconsistent"
-	Outdated     DiskState = "Outdated"
-	Consistent   DiskState = "Consistent"
-	UpToDate     DiskState = "UpToDate"
-	DUnknown     DiskState = "DUnknown"
-)
-
-// Options configure a Cluster. The zero value is usable: real clock, DRBD's
-// default times, no node driver (only in-process exports).
-type Options struct {
-	// Clock replaces the real time in tests.
-	Clock Clock
-	// Timing replaces DRBD's default detection times.
-	Timing *Timing
-	// Driver makes the block devices appear on the nodes. Nil: none do.
-	Driver NodeDriver
-	// Violation, when set, is called for each violation at once, besides its
-	// being recorded. It must not call the Cluster.
-	Violation func(text string)
+	subscribers *eventQueue
 }
 
-// Timing holds the times after which DRBD notices things. DefaultTiming gives
-// those measured on DRBD 9.2.18 with ping-int 10 s and ping-timeout 0.5 s.
-type Timing struct {
-	// DetectMin and DetectMax bound the time until an idle node notices that
-	// a peer is gone.
-	DetectMin, DetectMax time.Duration
-	// PingTimeout is how long `primary` waits for peers that do not answer,
-	// and for peers whose Primary may be about to demote.
-	PingTimeout time.Duration
-	// LostPeer is the additional time `primary` needs after it found a peer
-	// dead, until the own disk is UpToDate again.
-	LostPeer time.Duration
-	// ReconnectMin and ReconnectMax bound the time from a healed network to
-	// Connected.
-	ReconnectMin, ReconnectMax time.Duration
-	// ReaderRefusal is how long `primary` waits before a peer's read-only
-	// opener makes it fail.
-	ReaderRefusal time.Duration
-	// ResyncMin is the shortest resync; ResyncBytesPerSecond its speed.
-	ResyncMin            time.Duration
-	ResyncBytesPerSecond int64
-	// Command is the time a successful role change takes.
-	Command time.Duration
+// node is one machine.
+type node struct {
+	name   string
+	on     bool // has power
+	up     bool // DRBD's resources are configured in its kernel
+	paused bool
+	bootID string
+	epoch  int // counts power-offs
+	// streams are the running events2 of the node.
+	streams map[*stream]struct{}
 }
 
-// DefaultTiming returns DRBD's measured default times.
-func DefaultTiming() Timing {
-	return Timing{
-		DetectMin: 8400 * time.Millisecond, DetectMax: 10600 * time.Millisecond,
-		PingTimeout: 530 * time.Millisecond, LostPeer: 730 * time.Millisecond,
-		ReconnectMin: 2 * time.Second, ReconnectMax: 4 * time.Second,
-		ReaderRefusal: 2 * time.Second,
-		ResyncMin:     300 * time.Millisecond, ResyncBytesPerSecond: 100 << 20,
-		Command: 30 * time.Millisecond,
+// resource is what the nodes' configurations of one name have in common.
+type resource struct {
+	name     string
+	options  ResourceOptions
+	volumes  map[int]*volume
+	replicas map[string]*replica
+	// held are nodes whose resyncs do not start (fault injection).
+	held map[string]bool
+}
+
+// volume is the replicated data of one volume, the same file for all nodes.
+type volume struct {
+	number, minor int
+	size          int64
+	store         *store
+}
+
+// replica is a resource on one node, with all that node knows.
+type replica struct {
+	node *node
+	res  *resource
+	id   int
+
+	role            string
+	suspendedUser   bool
+	suspendedQuorum bool
+	forceIO         bool
+	watchingClose   bool
+
+	disks map[int]*disk
+	links map[string]*link // by peer
+
+	inflight int    // requests being executed right now
+	last     *State // what was told to events2 streams
+}
+
+// disk is one volume's disk on one node.
+type disk struct {
+	client bool
+	state  DiskState
+	quorum bool
+	open   bool
+	// missing holds the blocks that this disk does not have, compared with
+	// the newest data. The data itself is shared, so this is what a resync
+	// would copy, and what makes the disk's content old.
+	missing extents
+	sync    *resync // running as target
+	read    int64
+	written int64
+}
+
+// link is one side's view of a connection.
+type link struct {
+	peer  string
+	state string // connection states as printed
+	role  string // the peer's role as last known
+	disks map[int]DiskState
+	repl  map[int]string
+	timer func() // stops the pending detection or connection attempt
+	token *int   // identifies the pending timer
+	kind  timerKind
+}
+
+type timerKind int
+
+const (
+	timerNone timerKind = iota
+	timerDetect
+	timerSettle
+	timerConnect
+)
+
+// Connection states that the stand-in uses.
+const (
+	stateConnected      = "Connected"
+	stateConnecting     = "Connecting"
+	stateUnconnected    = "Unconnected"
+	stateNetworkFailure = "NetworkFailure"
+)
+
+// New returns an empty Cluster.
+func New(options Options) *Cluster {
+	c := &Cluster{
+		clock: options.Clock, timing: DefaultTiming(), driver: options.Driver, violation: options.Violation, address: options.Address,
+		nodes: map[string]*node{}, resources: map[string]*resource{},
+		changed: make(chan struct{}), subscribers: newEventQueue(),
+	}
+	if c.clock == nil {
+		c.clock = realClock{}
+	}
+	if c.address == nil {
+		c.address = func(name string) string { return fmt.Sprintf("192.0.2.%d", 10+slices.Index(c.nodeOrder, name)) }
+	}
+	if options.Timing != nil {
+		c.timing = *options.Timing
+	}
+	return c
+}
+
+// Close releases the backing files and ends streams and subscriptions.
+// Requests that hang fail.
+func (c *Cluster) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	for _, res := range c.resources {
+		for _, r := range res.replicas {
+			for _, l := range r.links {
+				l.cancel()
+			}
+		}
+		for _, v := range res.volumes {
+			v.store.close()
+		}
+	}
+	for _, n := range c.nodes {
+		for s := range n.streams {
+			s.end()
+		}
+	}
+	c.wake()
+	c.subscribers.close()
+}
+
+// AddNode makes a node known; it is powered on and reaches all others.
+// Adding it again changes nothing.
+func (c *Cluster) AddNode(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.nodes[name]; ok {
+		return
+	}
+	c.nodes[name] = &node{name: name, on: true, up: true, streams: map[*stream]struct{}{}}
+	c.nodeOrder = append(c.nodeOrder, name)
+}
+
+// Nodes lists the nodes in the order of their being added.
+func (c *Cluster) Nodes() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.nodeOrder)
+}
+
+// Resources lists the resources configured on the node, sorted.
+func (c *Cluster) Resources(nodeName string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for name, res := range c.resources {
+		if res.replicas[nodeName] != nil {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
+// State returns what the node knows of the resource; ErrUnknown when it is
+// not configured there, ErrNodeDown when nobody can ask.
+func (c *Cluster) State(nodeName, resourceName string) (State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, err := c.running(nodeName, resourceName)
+	if err != nil {
+		return State{}, err
+	}
+	return c.snapshot(r), nil
+}
+
+// Violations lists what must never have happened; a test asserts it empty.
+func (c *Cluster) Violations() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.violations)
+}
+
+// violate records once what must never happen.
+func (c *Cluster) violate(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if slices.Contains(c.violations, text) {
+		return
+	}
+	c.violations = append(c.violations, text)
+	if c.violation != nil {
+		c.violation(text)
 	}
 }
 
-// ResourceConfig is what one node is told about a resource.
-type ResourceConfig struct {
-	Name string
-	// NodeID is the node's DRBD node id; negative: the Cluster assigns the
-	// next free one. It cannot change while the resource is configured.
-	NodeID  int
-	Volumes []VolumeConfig
-	Options ResourceOptions
+// running returns the replica on a node whose DRBD is up.
+func (c *Cluster) running(nodeName, resourceName string) (*replica, error) {
+	n := c.nodes[nodeName]
+	if n == nil {
+		return nil, fmt.Errorf("node %s: %w", nodeName, ErrUnknown)
+	}
+	res := c.resources[resourceName]
+	if res == nil || res.replicas[nodeName] == nil {
+		return nil, fmt.Errorf("resource %s on %s: %w", resourceName, nodeName, ErrUnknown)
+	}
+	if !n.on || !n.up {
+		return nil, fmt.Errorf("resource %s on %s: %w", resourceName, nodeName, ErrNodeDown)
+	}
+	return res.replicas[nodeName], nil
 }
 
-// VolumeConfig is one volume of a resource on one node.
-type VolumeConfig struct {
-	Number int
-	// Minor is the device minor, the same on every node: /dev/drbd<Minor>.
-	Minor int
-	// SizeBytes is the usable size of the device.
-	SizeBytes int64
-	// BackingFile is the host's file with the replicated data, the same for
-	// all nodes. It must exist; it is extended to SizeBytes, never shrunk.
-	BackingFile string
-	// Diskless says that this node is a client (intentionally diskless).
-	Diskless bool
-	// InitialDiskState is used when the volume is first configured on this
-	// node; empty means UpToDate. Ignored for Diskless and in adjustments.
-	InitialDiskState DiskState
+// reach tells whether DRBD packets get from a to b and back.
+func (c *Cluster) reach(a, b *node) bool {
+	if !a.up || !b.up || a.paused || b.paused {
+		return false
+	}
+	if c.partition == nil {
+		return true
+	}
+	for _, set := range c.partition {
+		if slices.Contains(set, a.name) && slices.Contains(set, b.name) {
+			return true
+		}
+	}
+	return false
 }
 
-// ResourceOptions are the options that are the same on all nodes. Empty
-// fields take LINSTOR's defaults (quorum off, io-error).
-type ResourceOptions struct {
-	Quorum     string
-	OnNoQuorum string
-	// AutoPromote is only shown by `drbdsetup show`; see the package comment.
-	AutoPromote bool
+// wake lets hanging requests look at the state again.
+func (c *Cluster) wake() {
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
-// EventKind says what an Event reports.
-type EventKind string
-
-// Kinds of events for subscribers.
-const (
-	// EventInUse reports that the node's resource became Primary (InUse
-	// true) or Secondary. LINSTOR's in_use follows it.
-	EventInUse EventKind = "in-use"
-	// EventDisk reports a new disk state of one volume.
-	EventDisk EventKind = "disk"
-	// EventQuorum reports won or lost quorum of one volume.
-	EventQuorum EventKind = "quorum"
-	// EventMayPromote reports a change of events2's may_promote.
-	EventMayPromote EventKind = "may-promote"
-	// EventConnection reports a connection's new state.
-	EventConnection EventKind = "connection"
-	// EventRemoved reports that the resource is no longer on the node.
-	EventRemoved EventKind = "removed"
-)
-
-// Event is one change, told to subscribers in order, outside all locks.
-type Event struct {
-	Time     time.Time
-	Node     string
-	Resource string
-	Kind     EventKind
-	Volume   int       // EventDisk, EventQuorum
-	Disk     DiskState // EventDisk
-	Yes      bool      // EventInUse, EventQuorum, EventMayPromote
-	Peer     string    // EventConnection
-	State    string    // EventConnection
+// between returns a random duration in [low, high].
+func between(low, high time.Duration) time.Duration {
+	if high <= low {
+		return low
+	}
+	return low + rand.N(high-low+1)
 }
 
-// Device names one node's device of one volume for a NodeDriver.
-type Device struct {
-	Resource  string
-	Volume    int
-	Minor     int
-	SizeBytes int64
+// drain waits until the replica executes no request; the caller has made sure
+// that no new one starts, or does not mind.
+func (c *Cluster) drain(ctx context.Context, r *replica) error {
+	for r.inflight > 0 {
+		changed := c.changed
+		c.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			c.mu.Lock()
+			return ctx.Err()
+		}
+		c.mu.Lock()
+	}
+	return nil
 }
 
-// Opener is a process that holds a device open.
-type Opener struct {
-	Name     string
-	PID      int
-	ReadOnly bool
+// sortedReplicas lists a resource's replicas by node id.
+func (res *resource) sortedReplicas() []*replica {
+	list := make([]*replica, 0, len(res.replicas))
+	for _, r := range res.replicas {
+		list = append(list, r)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].id < list[j].id })
+	return list
 }
 
-// NodeDriver makes devices appear on a node and asks about them. All methods
-// are idempotent and may take as long as ctx allows; they are never called
-// while the Cluster's lock is held.
-type NodeDriver interface {
-	Attach(ctx context.Context, node string, device Device) error
-	Detach(ctx context.Context, node string, device Device) error
-	Resize(ctx context.Context, node string, device Device) error
-	// Openers returns who holds the device open (mounts included).
-	Openers(ctx context.Context, node string, device Device) ([]Opener, error)
-	// Flush drops the node's buffers of the device, so that nothing read in
-	// an earlier Primary time is served again.
-	Flush(ctx context.Context, node string, device Device) error
+// sortedVolumes lists a resource's volume numbers.
+func (res *resource) sortedVolumes() []int {
+	numbers := make([]int, 0, len(res.volumes))
+	for number := range res.volumes {
+		numbers = append(numbers, number)
+	}
+	sort.Ints(numbers)
+	return numbers
 }
 
-// API is what LINSTOR's stand-in and the fault injection use of a *Cluster;
-// the list is here as the contract, *Cluster implements it.
-type API interface {
-	// AddNode makes a node known. Nodes start powered on and connected.
-	AddNode(name string)
-	// Configure brings the resource up on the node or adjusts it (new
-	// volumes, removed volumes, other options, diskless to diskful and back).
-	// Idempotent. Blocks until the devices are attached on the node.
-	// A node whose disk is added while another node has UpToDate data starts
-	// Inconsistent and resyncs, unless InitialDiskState says otherwise.
-	Configure(ctx context.Context, node string, config ResourceConfig) error
-	// Deconfigure takes the resource down on the node; ErrInUse while it is
-	// Primary or open. Not configured: nil.
-	Deconfigure(ctx context.Context, node, resource string) error
-	// Resize extends the volume on all nodes that are up; the others follow
-	// when they return. Sizes never shrink.
-	Resize(ctx context.Context, resource string, volume int, sizeBytes int64) error
-	// SuspendIO suspends all I/O of the resource on all nodes that are up, as
-	// `drbdadm suspend-io` everywhere; it returns when no request is in
-	// flight, so that backing files can be copied. ResumeIO ends it.
-	SuspendIO(ctx context.Context, resource string) error
-	ResumeIO(resource string) error
-	// Promote and Demote are `drbdsetup primary` and `secondary` on a node;
-	// they block for as long as DRBD would. Errors are *StateError.
-	Promote(ctx context.Context, node, resource string, force bool) error
-	Demote(ctx context.Context, node, resource string, force bool) error
-	// State returns what the node knows of the resource.
-	State(node, resource string) (State, error)
-	// Resources lists the resources configured on the node.
-	Resources(node string) []string
-	// SetDiskState sets a node's disk state (fault injection, LINSTOR's
-	// "never became UpToDate").
-	SetDiskState(node, resource string, volume int, state DiskState) error
-	// DetachDisk is a disk failure: the volume goes Diskless, a Primary
-	// carries on through its peers.
-	DetachDisk(node, resource string, volume int) error
-	// AttachDisk ends it: the disk is back, Inconsistent, and resyncs.
-	AttachDisk(node, resource string, volume int) error
-	// Subscribe calls back for each event, in order, from one goroutine, and
-	// returns the function that ends it. The callback may call the Cluster.
-	Subscribe(func(Event)) (cancel func())
-	// PowerOff kills the node: peers notice after the detection time. Its
-	// block requests fail, its state is forgotten.
-	PowerOff(node string)
-	// PowerOn boots it: configured resources come back Secondary. Their
-	// devices are attached when the node side registers (Register).
-	PowerOn(node string)
-	// Register is called when a node's agent has (re)started; it attaches
-	// what should be there.
-	Register(ctx context.Context, node string) error
-	// Partition cuts DRBD's network between nodes that are not in the same
-	// set; a node in no set is alone. Heal ends all partitions.
-	Partition(sets ...[]string)
-	Heal()
-	// Pause stops the node's DRBD network and I/O (a hung node) until Unpause.
-	Pause(node string)
-	Unpause(node string)
-	// Violations lists what must never have happened, such as two Primaries.
-	Violations() []string
-	// ControlHandler serves the nodes: drbdsetup requests and registration.
-	ControlHandler() http.Handler
-	// ServeBlocks serves the block exports to the nodes until ctx ends.
-	ServeBlocks(ctx context.Context, listener net.Listener) error
-	// Close releases everything.
-	Close()
+func (l *link) cancel() {
+	if l.timer != nil {
+		l.timer()
+	}
+	l.timer, l.kind, l.token = nil, timerNone, nil
 }
 
-// State is what one node knows of a resource.
-type State struct {
-	Node, Resource  string
-	NodeID          int
-	Role            string
-	SuspendedUser   bool
-	SuspendedQuorum bool
-	ForceIOFailures bool
-	MayPromote      bool
-	PromotionScore  int
-	Volumes         []VolumeState
-	Connections     []ConnectionState
+// addresses returns the form in which events2 prints the resource's addresses;
+// the port is derived from the first volume's minor.
+func (c *Cluster) addresses(res *resource) func(string) string {
+	port := res.port()
+	return func(name string) string { return fmt.Sprintf("ipv4:%s:%d", c.address(name), port) }
 }
 
-// VolumeState is one volume of a State.
-type VolumeState struct {
-	Number    int
-	Minor     int
-	SizeBytes int64
-	Disk      DiskState
-	Client    bool // intentionally diskless
-	Open      bool
-	Quorum    bool
-}
-
-// ConnectionState is one peer as seen by the node of a State.
-type ConnectionState struct {
-	Peer     string
-	PeerID   int
-	State    string // "Connected", "Connecting", ...
-	PeerRole string
-	Volumes  []PeerVolumeState
-}
-
-// PeerVolumeState is one volume of a peer.
-type PeerVolumeState struct {
-	Number      int
-	Disk        DiskState
-	Client      bool
-	Replication string // "Established", "SyncSource", "SyncTarget", "Off"
-	// OutOfSyncBytes is what a running or waiting resync still has to copy.
-	OutOfSyncBytes int64
-}
-
-// StateError is a refusal of DRBD with its code (-1, -2, -12, -25 ...).
-type StateError struct {
-	Resource string
-	Code     int
-	Text     string
-	// Info is the kernel's additional text, may be empty.
-	Info string
-}
-
-func (e *StateError) Error() string { return e.Resource + ": " + e.Text }
-
-// Clock is the time as the Cluster uses it.
-type Clock interface {
-	Now() time.Time
-	// AfterFunc calls f in its own goroutine after d; stop cancels it.
-	AfterFunc(d time.Duration, f func()) (stop func())
+func (res *resource) port() int {
+	port := 7000
+	if numbers := res.sortedVolumes(); len(numbers) > 0 {
+		port += res.volumes[numbers[0]].minor % 1000
+	}
+	return port
 }

@@ -1,0 +1,360 @@
+package drbd
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"time"
+)
+
+// Codes of refusals (drbd-headers, drbd_strings.c).
+const (
+	codeTwoPrimaries   = -1
+	codeNoUpToDateData = -2
+	codeDeclined       = -10
+	codeHeldOpen       = -12
+	codeNoQuorum       = -25
+)
+
+var refusals = map[int]string{
+	codeTwoPrimaries:   "Multiple primaries not allowed by config",
+	codeNoUpToDateData: "Need access to UpToDate data",
+	codeDeclined:       "State change was refused by peer node",
+	codeHeldOpen:       "Device is held open by someone",
+	codeNoQuorum:       "No quorum",
+}
+
+func refuse(r *replica, code int, info string) *StateError {
+	return &StateError{Resource: r.res.name, Code: code, Text: refusals[code], Info: info}
+}
+
+// Promote is `drbdsetup primary` on the node. It blocks for as long as DRBD
+// would: half a second to find out that a silent peer is dead or that a living
+// Primary stays it, a second and more when the other peers have to find out.
+// Refusals are *StateError. Promoting a Primary is a success, even one without
+// quorum. force overrides missing data and quorum: nearly always a violation.
+func (c *Cluster) Promote(ctx context.Context, nodeName, resourceName string, force bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, err := c.running(nodeName, resourceName)
+	if err != nil {
+		return err
+	}
+	if r.role == Primary {
+		return nil
+	}
+	if r.forceIO {
+		if opener := c.firstOpener(ctx, r, false); opener != "" {
+			return refuse(r, codeHeldOpen, opener)
+		}
+		c.releaseForceIO(r)
+	}
+	if err := c.checkPeers(ctx, r); err != nil {
+		return err
+	}
+	if r.primaryPeer() != "" {
+		// Perhaps it is about to demote: DRBD gives it one ping-timeout.
+		if err := c.pause(ctx, c.timing.PingTimeout); err != nil {
+			return err
+		}
+		if r.primaryPeer() != "" {
+			return refuse(r, codeTwoPrimaries, "")
+		}
+	}
+	if err := c.mayPromote(r, force); err != nil {
+		return err
+	}
+	if reader := c.readingPeer(ctx, r); reader != nil {
+		if err := c.pause(ctx, c.timing.ReaderRefusal); err != nil {
+			return err
+		}
+		return refuse(r, codeDeclined, fmt.Sprintf("Declined by peer %s (id: %d), see the kernel log there", reader.node.name, reader.id))
+	}
+	if err := c.flush(ctx, r); err != nil {
+		return err
+	}
+	// The world went on while nothing was locked.
+	if current, err := c.running(nodeName, resourceName); err != nil || current != r {
+		return fmt.Errorf("promote %s on %s: %w", resourceName, nodeName, ErrUnknown)
+	}
+	if r.primaryPeer() != "" {
+		return refuse(r, codeTwoPrimaries, "")
+	}
+	if err := c.mayPromote(r, force); err != nil {
+		return err
+	}
+	return c.becomePrimary(ctx, r, force)
+}
+
+// mayPromote checks data before quorum, as DRBD does.
+func (c *Cluster) mayPromote(r *replica, force bool) error {
+	if force {
+		return nil
+	}
+	if !r.hasData() {
+		return refuse(r, codeNoUpToDateData, "")
+	}
+	for _, number := range r.res.sortedVolumes() {
+		if d := r.disks[number]; d != nil && !d.quorum {
+			v := c.votesFor(r, number)
+			return refuse(r, codeNoQuorum, fmt.Sprintf("%d of %d nodes visible, need %d for quorum", v.present, v.present+v.unknown, v.needed()))
+		}
+	}
+	return nil
+}
+
+// becomePrimary makes the node Primary after all requests of others that were
+// admitted before are executed.
+func (c *Cluster) becomePrimary(ctx context.Context, r *replica, force bool) error {
+	for _, other := range r.res.sortedReplicas() {
+		if other != r {
+			if err := c.drain(ctx, other); err != nil {
+				return err
+			}
+		}
+	}
+	if force && (!r.hasData() || !r.hasQuorum()) {
+		c.forcePrimary(r)
+	}
+	for number, d := range r.disks {
+		if d.state == UpToDate && !d.missing.empty() && !c.readable(r, number) {
+			c.violate("%s: %s became Primary on old data of volume %d; the real one would have lost acknowledged writes", r.res.name, r.node.name, number)
+		}
+	}
+	for _, other := range r.res.sortedReplicas() {
+		if other != r && other.role == Primary && other.node.up {
+			// It was cut off and does not know yet. Until it does, it reads
+			// what was there when it was cut off.
+			for _, v := range r.res.volumes {
+				v.store.freeze(other.node.name)
+			}
+		}
+	}
+	for _, v := range r.res.volumes {
+		v.store.thaw(r.node.name)
+	}
+	r.role = Primary
+	c.settle(r.res)
+	return nil
+}
+
+// forcePrimary is what --force overrides. Only a resource that never had
+// UpToDate data may be started so.
+func (c *Cluster) forcePrimary(r *replica) {
+	for number := range r.disks {
+		for _, other := range r.res.replicas {
+			if other.disks[number] != nil && other.disks[number].state == UpToDate {
+				c.violate("%s: %s was promoted by force against quorum or newer data: split brain", r.res.name, r.node.name)
+			}
+		}
+	}
+	for _, d := range r.disks {
+		if !d.client {
+			d.state = UpToDate
+			d.missing.clear()
+		}
+		d.quorum = true
+	}
+	r.suspendedQuorum = false
+}
+
+// Demote is `drbdsetup secondary` on the node. It is refused (-12) while the
+// device is open; force demotes at once, and until the last opener has closed
+// all its I/O fails.
+func (c *Cluster) Demote(ctx context.Context, nodeName, resourceName string, force bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, err := c.running(nodeName, resourceName)
+	if err != nil {
+		return err
+	}
+	if r.role != Primary {
+		return nil
+	}
+	if force {
+		c.forceSecondary(r)
+		return nil
+	}
+	if opener := c.firstOpener(ctx, r, false); opener != "" {
+		return refuse(r, codeHeldOpen, opener)
+	}
+	if err := c.drain(ctx, r); err != nil {
+		return err
+	}
+	c.becomeSecondary(r)
+	c.settle(r.res)
+	return nil
+}
+
+func (c *Cluster) becomeSecondary(r *replica) {
+	r.role = Secondary
+	for _, v := range r.res.volumes {
+		v.store.thaw(r.node.name)
+	}
+}
+
+// forceSecondary demotes and watches for the last close when somebody can
+// still have the device open.
+func (c *Cluster) forceSecondary(r *replica) {
+	c.becomeSecondary(r)
+	if c.driver != nil {
+		r.forceIO = true
+	}
+	c.settle(r.res)
+	if r.forceIO {
+		c.watchClose(r)
+	}
+}
+
+// closePoll is how often a forcibly demoted device is looked at.
+const closePoll = 100 * time.Millisecond
+
+// watchClose ends force-io-failures after the last close, as DRBD does.
+func (c *Cluster) watchClose(r *replica) {
+	if r.watchingClose {
+		return
+	}
+	r.watchingClose = true
+	epoch := r.node.epoch
+	go func() {
+		for {
+			c.mu.Lock()
+			if c.closed || !r.forceIO || r.node.epoch != epoch || len(r.disks) == 0 {
+				r.watchingClose = false
+				c.mu.Unlock()
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			if c.firstOpener(ctx, r, true) == "" {
+				c.releaseForceIO(r)
+			}
+			cancel()
+			c.mu.Unlock()
+			_ = sleep(context.Background(), c.clock, closePoll)
+		}
+	}()
+}
+
+func (c *Cluster) releaseForceIO(r *replica) {
+	r.forceIO = false
+	c.settle(r.res)
+}
+
+// pause waits without the lock.
+func (c *Cluster) pause(ctx context.Context, d time.Duration) error {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	return sleep(ctx, c.clock, d)
+}
+
+// checkPeers pings the peers, as `primary` does first: silent ones are found
+// dead in a ping-timeout. When one of them was Primary the others have to find
+// out too before the own data counts as UpToDate again.
+func (c *Cluster) checkPeers(ctx context.Context, r *replica) error {
+	silent := len(c.silent(r)) > 0
+	if silent {
+		if err := c.pause(ctx, c.timing.PingTimeout); err != nil {
+			return err
+		}
+		c.dropLinks(r, c.silent(r))
+	}
+	if c.peersSilent(r) && (silent || r.consistent()) {
+		if err := c.pause(ctx, between(c.timing.LostPeerMin, c.timing.LostPeerMax)); err != nil {
+			return err
+		}
+		c.dropSilent(r)
+	}
+	c.resolveLost(r)
+	return nil
+}
+
+// devices lists the replica's devices by volume number.
+func (r *replica) devices() []Device {
+	var devices []Device
+	for number := range r.disks {
+		if v := r.res.volumes[number]; v != nil {
+			devices = append(devices, Device{Resource: r.res.name, Volume: number, Minor: v.minor, SizeBytes: v.size})
+		}
+	}
+	sort.Slice(devices, func(i, j int) bool { return devices[i].Volume < devices[j].Volume })
+	return devices
+}
+
+// firstOpener looks who has a device of the replica open and describes the
+// first in DRBD's words; "" when nobody has. A node that does not answer
+// counts as nobody for `secondary`, but as somebody for a forced demotion
+// (cautious), which waits until it is known.
+func (c *Cluster) firstOpener(ctx context.Context, r *replica, cautious bool) string {
+	if c.driver == nil {
+		return ""
+	}
+	devices := r.devices()
+	c.mu.Unlock()
+	found := map[int][]Opener{}
+	unknown := false
+	for _, device := range devices {
+		openers, err := c.driver.Openers(ctx, r.node.name, device)
+		if err != nil {
+			unknown = true
+			continue
+		}
+		found[device.Volume] = openers
+	}
+	c.mu.Lock()
+	text := ""
+	for _, device := range devices {
+		openers := found[device.Volume]
+		if d := r.disks[device.Volume]; d != nil {
+			d.open = len(openers) > 0
+		}
+		if text == "" && len(openers) > 0 {
+			since := openers[0].Since
+			if since.IsZero() {
+				since = c.clock.Now()
+			}
+			text = fmt.Sprintf("drbd%d opened by %s (pid %d) at %s", device.Minor, openers[0].Name, openers[0].PID, since.UTC().Format("2006-01-02 15:04:05.000"))
+		}
+	}
+	if text == "" && unknown && cautious {
+		return "unknown"
+	}
+	return text
+}
+
+// readingPeer returns a connected peer on which somebody has opened a device,
+// which can only be for reading.
+func (c *Cluster) readingPeer(ctx context.Context, r *replica) *replica {
+	if c.driver == nil {
+		return nil
+	}
+	var peers []*replica
+	for _, l := range r.links {
+		if peer := r.res.replicas[l.peer]; l.state == stateConnected && c.linkHolds(r, l) && !peer.forceIO {
+			peers = append(peers, peer)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, peer := range peers {
+		if c.firstOpener(ctx, peer, false) != "" {
+			return peer
+		}
+	}
+	return nil
+}
+
+// flush drops what the node remembers of an earlier Primary time.
+func (c *Cluster) flush(ctx context.Context, r *replica) error {
+	if c.driver == nil {
+		return nil
+	}
+	devices := r.devices()
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	for _, device := range devices {
+		if err := c.driver.Flush(ctx, r.node.name, device); err != nil {
+			return fmt.Errorf("flush %s/%d on %s: %w", device.Resource, device.Volume, r.node.name, err)
+		}
+	}
+	return nil
+}
