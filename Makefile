@@ -26,7 +26,7 @@ LAB_UNITS = $$(go -C ci/lab list ./... | grep -v '/ci/lab/e2e')
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: prepare ## Show the product on a laboratory cluster; KEEP=1 leaves it running
@@ -47,7 +47,13 @@ unit: ## Test both modules without a cluster
 	go -C ci/lab test $(LAB_UNITS)
 
 .PHONY: e2e
-e2e: prepare ## Test end to end on a laboratory cluster; RUN=pattern chooses tests
+e2e: ## Test end to end on a new laboratory; RUN=pattern chooses tests, KEEP=1 leaves it up
+	trap '$(if $(KEEP),true,$(MAKE) --no-print-directory lab-down)' EXIT; \
+	$(MAKE) --no-print-directory lab-up; \
+	$(MAKE) --no-print-directory e2e-run
+
+.PHONY: e2e-run
+e2e-run: ## The same on the laboratory that is up
 	go -C ci/lab test ./e2e/... -count=1 -timeout 60m -v $(if $(RUN),-run '$(RUN)')
 
 .PHONY: lint
@@ -94,8 +100,14 @@ images: prepare ## Pack the images with tag VERSION into out/images, for `ctr im
 	$(BUILD) release $(VERSION) $(CURDIR)/out/images
 
 .PHONY: lab-up
-lab-up: prepare ## Start a laboratory cluster with the product and leave it running
+lab-up: prepare ## Start a laboratory cluster, install the product, leave it running
 	$(LAB) up
+	$(MAKE) --no-print-directory lab-install
+
+.PHONY: lab-install
+lab-install: ## Install or upgrade the chart in the laboratory that is up
+	$(LAB) helm upgrade --install linstor-rwx $(CURDIR)/$(CHART) --namespace linstor-rwx --create-namespace \
+	  --values $(CURDIR)/ci/lab/values.yaml --wait --timeout 5m
 
 .PHONY: lab-down
 lab-down: ## Stop it and remove everything it made
