@@ -17,7 +17,7 @@ CRDS := $(CHART)/files/crds
 GENERATED := $(API)/zz_generated.deepcopy.go $(CRDS)
 
 # The commands of the laboratory, and the path of a pinned tool, built when absent.
-LAB := go -C ci/lab run ./cmd/lab
+LAB := bin/lab
 BUILD := go -C ci/lab run ./cmd/lab-build
 tool = $$($(BUILD) $(1))
 
@@ -29,8 +29,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: prepare ## Show the product on a laboratory cluster; KEEP=1 leaves it running
-	$(LAB) demo $(if $(KEEP),--keep)
+demo: prepare bin/lab ## Show the product on a laboratory cluster; KEEP=1 leaves it running
+	KEEP=$(KEEP) go -C ci/lab run ./cmd/demo
 
 .PHONY: test
 test: prepare unit generate-check lint e2e ## All tests: units, generated code, lint, end to end
@@ -100,15 +100,20 @@ images: prepare ## Pack the images with tag VERSION into out/images, for `ctr im
 	$(BUILD) release $(VERSION) $(CURDIR)/out/images
 
 .PHONY: lab-up
-lab-up: prepare ## Start a laboratory cluster, install the product, leave it running
+lab-up: prepare bin/lab ## Start a laboratory cluster, install the product, leave it running
 	$(LAB) up
 	$(MAKE) --no-print-directory lab-install
 
 .PHONY: lab-install
-lab-install: ## Install or upgrade the chart in the laboratory that is up
+lab-install: bin/lab ## Install or upgrade the chart in the laboratory that is up
 	$(LAB) helm upgrade --install linstor-rwx $(CURDIR)/$(CHART) --namespace linstor-rwx --create-namespace \
 	  --values $(CURDIR)/ci/lab/values.yaml --wait --timeout 5m
 
 .PHONY: lab-down
-lab-down: ## Stop it and remove everything it made
+lab-down: bin/lab ## Stop it and remove everything it made
 	$(LAB) down
+
+# Always built: Go knows best what changed.
+.PHONY: bin/lab
+bin/lab:
+	go -C ci/lab build -o $(CURDIR)/bin/ ./cmd/lab
