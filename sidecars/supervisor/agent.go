@@ -89,7 +89,6 @@ type Agent struct {
 // memory is what the agent remembers of one export. Only the export's worker
 // touches it, but for what lock protects.
 type memory struct {
-	resource      string
 	latest        *v1alpha1.NFSExport
 	statusWritten time.Time
 	failures      int
@@ -98,6 +97,7 @@ type memory struct {
 	lostServer    time.Time
 
 	lock     sync.Mutex
+	resource string
 	server   *Server
 	observed Observation
 	timers   Timers
@@ -136,7 +136,7 @@ func (a *Agent) TriggerResource(resource string) {
 	a.lock.Lock()
 	defer a.lock.Unlock()
 	for name, memory := range a.memories {
-		if memory.resource == resource {
+		if memory.isOf(resource) {
 			a.work.Add(name)
 		}
 	}
@@ -280,6 +280,19 @@ func (a *Agent) forgetIfGone(f Facts) {
 	delete(a.memories, f.Name)
 	delete(a.ports, f.Name)
 	a.metrics.forget(f.Name)
+}
+
+func (m *memory) setResource(name string) string {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	m.resource = name
+	return name
+}
+
+func (m *memory) isOf(resource string) bool {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	return m.resource == resource
 }
 
 func (m *memory) setServer(server *Server) {

@@ -174,6 +174,9 @@ func decideHeld(s Settings, f Facts) Decision {
 		if f.Server == nil && !f.running() {
 			return Decision{Action: Start, Message: "volumes are mounted here already"}
 		}
+		if f.running() {
+			return restart(f, ReasonDied, "a ganesha runs that nobody answers for")
+		}
 		return restart(f, ReasonDied, "ganesha ended")
 	}
 	if f.Observed.Failures >= s.ProbeFailures {

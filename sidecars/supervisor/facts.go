@@ -149,6 +149,9 @@ func complete(export *v1alpha1.NFSExport) bool {
 	return export.Spec.ExportID != 0 && export.Spec.FSID != "" && export.Spec.Service != nil && export.Spec.ResourceDefinition.UUID != ""
 }
 
+// factTimeout bounds what asks another program.
+const factTimeout = 10 * time.Second
+
 // gather collects the facts of one export. The API server is asked only through
 // caches, except for an export that is being deleted.
 func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
@@ -165,21 +168,15 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 		return f, err
 	}
 	f.Intent = intent
-	if f.Export != nil {
-		memory.resource = f.Export.Spec.ResourceDefinition.Name
-	} else if intent != nil {
-		memory.resource = intent.Resource
-	}
-	if memory.resource == "" {
-		memory.resource = name // the provisioner gives both the same name
-	}
-
-	resource, err := a.drbd.Status(ctx, memory.resource)
+	resourceName := memory.setResource(resourceOf(f))
+	bounded, cancel := context.WithTimeout(ctx, factTimeout)
+	defer cancel()
+	resource, err := a.drbd.Status(bounded, resourceName)
 	switch {
 	case err == nil:
 		f.Resource = &resource
 	case !errors.Is(err, drbd.ErrUnknownResource):
-		return f, fmt.Errorf("read state of DRBD resource %s: %w", memory.resource, err)
+		return f, fmt.Errorf("read state of DRBD resource %s: %w", resourceName, err)
 	}
 
 	mounts, err := a.files.List(filepath.Join(a.settings.exportsRoot(), name))
@@ -189,7 +186,7 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	f.Data = mountAt(mounts, a.settings.dataPath(name))
 	f.Recovery = mountAt(mounts, a.settings.recoveryPath(name))
 
-	processes, err := a.launcher.List(ctx)
+	processes, err := a.launcher.List(bounded)
 	if err != nil {
 		if ctx.Err() != nil {
 			return f, ctx.Err()
@@ -243,6 +240,18 @@ func (m *memory) track(f *Facts) {
 	m.timers.Restarts = slices.DeleteFunc(m.timers.Restarts, func(at time.Time) bool { return f.Now.Sub(at) > restartWindow })
 	f.Timers = m.timers
 	f.Timers.Restarts = slices.Clone(m.timers.Restarts)
+}
+
+// resourceOf names the DRBD resource of an export. The provisioner gives both
+// the same name.
+func resourceOf(f Facts) string {
+	switch {
+	case f.Export != nil:
+		return f.Export.Spec.ResourceDefinition.Name
+	case f.Intent != nil:
+		return f.Intent.Resource
+	}
+	return f.Name
 }
 
 func mountAt(mounts []filesystem.Mount, target string) *filesystem.Mount {

@@ -96,6 +96,7 @@ func (a *Agent) run(ctx context.Context, s *starting) (time.Duration, error) {
 	s.resource = *s.Resource
 	s.parts.start = a.now()
 	a.describeStarting(ctx, s)
+	defer a.guard(ctx, s.resource.Name)()
 
 	for _, step := range append(a.openSteps(), a.serveSteps()...) {
 		before := a.now()

@@ -65,6 +65,9 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 	if decision.Fence {
 		return a.fence(ctx, f)
 	}
+	if f.holding() {
+		defer a.guard(ctx, resourceOf(f))()
+	}
 	if f.running() || f.LauncherDown {
 		if err := a.endProcess(ctx, f.Name, false, a.settings.StopTimeout); err != nil && !f.LauncherDown {
 			return err
@@ -76,7 +79,7 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
 		}
 	}
-	if f.Resource != nil {
+	if f.primary() && (f.Export != nil || f.holding() || f.Intent != nil) { // or else it is somebody else's
 		if err := a.demote(ctx, f.Resource.Name); err != nil {
 			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
 		}

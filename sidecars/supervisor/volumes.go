@@ -35,7 +35,12 @@ func (s *starting) device(volume int) string {
 // provably blank; what it holds of another volume's clients is wiped.
 func (a *Agent) openRecoveryVolume(ctx context.Context, s *starting) error {
 	device, target := s.device(names.RecoveryVolume), a.settings.recoveryPath(s.Name)
-	if s.Recovery == nil {
+	if s.Recovery != nil {
+		// Whether it is this device is looked at by Mount, which changes nothing.
+		if err := a.files.Mount(ctx, device, target, s.Recovery.FSType, mountOptions(s.Recovery.FSType, filesystem.RecoveryOptions)); err != nil {
+			return fmt.Errorf("take over mounted recovery volume: %w", err)
+		}
+	} else {
 		identity, err := a.files.Identify(ctx, device)
 		if err != nil {
 			return fmt.Errorf("identify recovery volume: %w", err)
@@ -89,10 +94,13 @@ func (a *Agent) stamp(ctx context.Context, s *starting, root string) error {
 
 // openDataVolume mounts VolNr 0. It is never formatted.
 func (a *Agent) openDataVolume(ctx context.Context, s *starting) error {
+	device, fsType := s.device(names.DataVolume), s.export.Spec.FSType
 	if s.Data != nil {
+		if err := a.files.Mount(ctx, device, a.settings.dataPath(s.Name), fsType, mountOptions(fsType, s.export.Spec.MountOptions)); err != nil {
+			return fmt.Errorf("take over mounted data volume: %w", err)
+		}
 		return nil
 	}
-	device, fsType := s.device(names.DataVolume), s.export.Spec.FSType
 	identity, err := a.files.Identify(ctx, device)
 	switch {
 	case err != nil:
