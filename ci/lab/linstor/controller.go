@@ -78,11 +78,12 @@ type Controller struct {
 	groups      map[string]*resourceGroup
 	definitions map[string]*resourceDefinition
 	keyValues   map[string]map[string]string
-	ports       map[int]bool
-	violations  []string
 	promotions  map[chan promotionEvent]bool
-	primaries   map[string]string // last in-use node told by DRBD: resource -> node
 	closed      bool
+
+	// violations have their own lock: whoever reports one may hold others.
+	violationsMu sync.Mutex
+	violations   []string
 }
 
 // New makes a Controller with an empty database and subscribes to the
@@ -101,7 +102,7 @@ func New(options Options) (*Controller, error) {
 			"DrbdOptions/auto-diskful-allow-cleanup": "True", "TcpPortAutoRange": "7000-7999",
 		},
 		nodes: map[string]*node{}, groups: map[string]*resourceGroup{}, definitions: map[string]*resourceDefinition{},
-		keyValues: map[string]map[string]string{}, ports: map[int]bool{}, promotions: map[chan promotionEvent]bool{},
+		keyValues: map[string]map[string]string{}, promotions: map[chan promotionEvent]bool{},
 	}
 	if c.version == "" {
 		c.version = DefaultVersion
@@ -150,22 +151,22 @@ func (c *Controller) inBackground(f func()) {
 
 // AddViolation records something that must not have happened.
 func (c *Controller) AddViolation(text string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.violationsMu.Lock()
+	defer c.violationsMu.Unlock()
 	c.violations = append(c.violations, text)
 }
 
 // Violations lists what must not have happened, such as unhandled requests.
 func (c *Controller) Violations() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.violationsMu.Lock()
+	defer c.violationsMu.Unlock()
 	return slices.Clone(c.violations)
 }
 
 // ClearViolations forgets them, for tests that provoke one.
 func (c *Controller) ClearViolations() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.violationsMu.Lock()
+	defer c.violationsMu.Unlock()
 	c.violations = nil
 }
 

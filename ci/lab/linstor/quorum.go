@@ -27,7 +27,7 @@ func (c *Controller) manageTieBreaker(rd *resourceDefinition) Replies {
 			return Replies{success(codeCreated, objResource|opCreate, "Tie breaker resource '%s' created on %s", rd.name, disklessPool)}
 		}
 	}
-	return Replies{warning(warnNoNodeForTieBreker, objDefinition|opModify, "Could not find suitable node to automatically create a tie breaking resource for '%s'.", rd.name)}
+	return Replies{warning(warnNoNodeForTieBreaker, objDefinition|opModify, "Could not find suitable node to automatically create a tie breaking resource for '%s'.", rd.name)}
 }
 
 func (c *Controller) tieBreakerWanted(rd *resourceDefinition) bool {

@@ -38,10 +38,10 @@ const (
 	failInUse                 = 997
 	failUnknown               = 998
 
-	warnNotConnected       = 1002
-	warnNoNodeForTieBreker = 1013
-	warnResizeSameSize     = 1023
-	warnNotFound           = 3000
+	warnNotConnected        = 1002
+	warnNoNodeForTieBreaker = 1013
+	warnResizeSameSize      = 1023
+	warnNotFound            = 3000
 )
 
 const (
