@@ -130,10 +130,12 @@ func (p *parts) config(options Options) (cluster.Config, error) {
 	if options.NoStorage {
 		return config, nil
 	}
-	var storage []string
+	var storage, consumers []string
 	for _, node := range options.Nodes {
 		if node.Storage {
 			storage = append(storage, node.Name)
+		} else {
+			consumers = append(consumers, node.Name)
 		}
 	}
 	config.Processes = []cluster.Process{{
@@ -144,6 +146,7 @@ func (p *parts) config(options Options) (cluster.Config, error) {
 			"--control-address=" + ControlAddress,
 			"--nbd-address=" + nbdAddress,
 			"--nodes=" + strings.Join(storage, ","),
+			"--consumers=" + strings.Join(consumers, ","),
 		},
 	}}
 	config.StorageProgram = []string{"/k8s/" + nodeStorageProgram,
