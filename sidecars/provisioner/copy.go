@@ -1,0 +1,137 @@
+package provisioner
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
+
+	"github.com/linbit/linstor-rwx/pkg/linstor"
+	"github.com/linbit/linstor-rwx/pkg/names"
+)
+
+// A restore or clone copies all volume definitions and all properties of its source.
+// So a ReadWriteMany copy of an exported volume has a recovery volume already, with
+// client records that the supervisor finds to be foreign; that of a plain volume gets
+// one afterwards; and a plain copy of an exported volume has one that nobody needs.
+
+// guardCopy refuses, before anything is made, a clone to which the recovery volume
+// cannot be added. Snapshots exist on thin pools only, where it always can.
+func (p *Provisioner) guardCopy(ctx context.Context, r *request) error {
+	source := sourceClaim(r.claim)
+	if source == "" {
+		return nil
+	}
+	claim, err := p.Claims.PersistentVolumeClaims(r.claim.Namespace).Get(source)
+	if err != nil || claim.Spec.VolumeName == "" {
+		return nil // csi-provisioner says so in its own words
+	}
+	volume, err := p.Volumes.Get(claim.Spec.VolumeName)
+	if err != nil || volume.Spec.CSI == nil || volume.Spec.CSI.Driver != p.Driver {
+		return nil
+	}
+	name := trimVolumeNumber(volume.Spec.CSI.VolumeHandle)
+	definition, err := p.Linstor.Definition(ctx, name)
+	if err != nil {
+		return err
+	}
+	if definition == nil {
+		return nil
+	}
+	return p.guardAddition(ctx, definition)
+}
+
+// sourceClaim returns the name of the claim that claim is a clone of, if it is one.
+func sourceClaim(claim *corev1.PersistentVolumeClaim) string {
+	if source := claim.Spec.DataSource; source != nil && source.Kind == "PersistentVolumeClaim" {
+		return source.Name
+	}
+	if source := claim.Spec.DataSourceRef; source != nil && source.Kind == "PersistentVolumeClaim" && source.Namespace == nil {
+		return source.Name
+	}
+	return ""
+}
+
+// guardAddition refuses to add a recovery volume to a placed resource where it would
+// never become UpToDate: DRBD could then not promote the data either.
+func (p *Provisioner) guardAddition(ctx context.Context, definition *linstor.Definition) error {
+	if _, found := definition.Volume(names.RecoveryVolume); found {
+		return nil
+	}
+	replicas, err := p.Linstor.Replicas(ctx, definition.Name)
+	if err != nil {
+		return err
+	}
+	kind, found := linstor.OnThickPool(replicas)
+	if !found {
+		return nil
+	}
+	version, err := p.Linstor.Version(ctx)
+	if err != nil {
+		return err
+	}
+	if linstor.AddsVolumesSafely(version) {
+		return nil
+	}
+	return fmt.Errorf("LINSTOR %s cannot add a recovery volume to %s on a storage pool of kind %s: upgrade LINSTOR to 1.33.3 or use a thin pool", version, definition.Name, kind)
+}
+
+// completeCopy gives a restored or cloned volume our marker, instead of its source's,
+// and a recovery volume if its source had none.
+func (p *Provisioner) completeCopy(ctx context.Context, r *request) error {
+	definition, err := p.Linstor.Definition(ctx, r.resourceName)
+	if err != nil {
+		return err
+	}
+	if definition == nil {
+		return fmt.Errorf("resource definition %s has vanished from LINSTOR", r.resourceName)
+	}
+	if definition.Export != r.name {
+		if err := p.Linstor.Mark(ctx, r.resourceName, r.name); err != nil {
+			return err
+		}
+	}
+	if err := p.guardAddition(ctx, definition); err != nil {
+		return err
+	}
+	return p.Linstor.EnsureRecoveryVolume(ctx, r.resourceName, r.name, r.RecoveryKiB)
+}
+
+// passThrough serves every claim that is not ours. Only a copy of an exported volume
+// is looked at afterwards, and never fails for it.
+func (p *Provisioner) passThrough(ctx context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
+	pv, state, err := p.Provisioner.Provision(ctx, options)
+	if err == nil && hasSource(options.PVC) && pv.Spec.CSI != nil {
+		if err := p.dropRecovery(ctx, trimVolumeNumber(pv.Spec.CSI.VolumeHandle)); err != nil {
+			klog.FromContext(ctx).Info("Kept the recovery volume in a copy that does not need it", "claim", klog.KObj(options.PVC), "err", err)
+		}
+	}
+	return pv, state, err
+}
+
+// dropRecovery removes the recovery volume from a plain copy of an exported volume.
+// It costs space, and a grow is refused while it is not UpToDate. The PersistentVolume
+// is not published yet, so nobody can be using it; if LINSTOR does not know that of
+// every node, the volume stays.
+func (p *Provisioner) dropRecovery(ctx context.Context, name string) error {
+	definition, err := p.Linstor.Definition(ctx, name)
+	if err != nil || definition == nil || definition.Export == "" {
+		return err
+	}
+	volume, found := definition.Volume(names.RecoveryVolume)
+	if found && volume.Recovery && !volume.Deleting {
+		replicas, err := p.Linstor.Replicas(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !linstor.KnownUnused(replicas) {
+			return fmt.Errorf("it is not known of every node that %s is unused", name)
+		}
+		if err := p.Linstor.RemoveRecoveryVolume(ctx, name); err != nil {
+			return err
+		}
+	}
+	return p.Linstor.Unmark(ctx, name)
+}
