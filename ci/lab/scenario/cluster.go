@@ -23,6 +23,9 @@ import (
 // ci/lab/cmd/workload.
 const WorkloadImage = "linstor-rwx/workload:lab"
 
+// Workload is the program in that image.
+const Workload = "/bin/workload"
+
 // poll is how often a condition is looked at. Short, because scenarios measure.
 const poll = 100 * time.Millisecond
 
@@ -91,9 +94,15 @@ func (c *Cluster) Exec(ctx context.Context, pod string, command ...string) (stri
 	return stdout.String(), nil
 }
 
-// Events returns the events about an object of the namespace, oldest first.
+// Events returns the events about an object of the namespace, a volume or an
+// export, oldest first.
 func (c *Cluster) Events(ctx context.Context, kind, name string) ([]corev1.Event, error) {
-	list, err := c.Client.CoreV1().Events(c.Namespace).List(ctx, metav1.ListOptions{
+	// Events about objects without a namespace are in "default".
+	namespace := c.Namespace
+	if kind == "PersistentVolume" || kind == "NFSExport" {
+		namespace = metav1.NamespaceDefault
+	}
+	list, err := c.Client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: fmt.Sprintf("involvedObject.kind=%s,involvedObject.name=%s", kind, name)})
 	if err != nil {
 		return nil, fmt.Errorf("list events of %s %s: %w", kind, name, err)

@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -128,4 +129,24 @@ func (c *Cluster) WaitDetached(ctx context.Context, volume string) error {
 		}
 		return true, nil
 	})
+}
+
+// WaitAttached waits until a volume is attached somewhere, and returns when its
+// VolumeAttachment was seen first: an attach asks for the export from then on.
+func (c *Cluster) WaitAttached(ctx context.Context, volume string) (time.Time, error) {
+	var seen time.Time
+	err := WaitFor(ctx, "volume "+volume+" to be attached", func(ctx context.Context) (bool, error) {
+		list, err := c.Client.StorageV1().VolumeAttachments().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		for _, attachment := range list.Items {
+			if name := attachment.Spec.Source.PersistentVolumeName; name != nil && *name == volume {
+				seen = time.Now()
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return seen, err
 }

@@ -1,0 +1,123 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/linbit/linstor-rwx/ci/lab"
+	"github.com/linbit/linstor-rwx/ci/lab/scenario"
+)
+
+// The nodes that tests pin pods to: one that can hold replicas and one that
+// only consumes.
+const (
+	storageNode  = "n1"
+	consumerNode = "n4"
+)
+
+// laboratory is the running one; TestMain attaches to it.
+var laboratory *lab.Lab
+
+func TestMain(m *testing.M) {
+	var err error
+	if laboratory, err = lab.Attach(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+var testNumber atomic.Int64
+
+// setup returns the cluster in a namespace of the test's own and a context
+// that ends with the given time. After the test it deletes the test's pods and
+// claims and proves that nothing is left anywhere.
+func setup(t *testing.T, limit time.Duration) (context.Context, *scenario.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	namespace := fmt.Sprintf("e2e-%d-%d", os.Getpid()%10000, testNumber.Add(1))
+	c, err := scenario.Connect(ctx, laboratory.RESTConfig(), namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if t.Failed() {
+			describe(ctx, t, c)
+		}
+		must(t, c.Clear(ctx))
+		must(t, scenario.WaitFor(ctx, "nothing to be left behind", func(ctx context.Context) (bool, error) {
+			leaks, err := laboratory.Leaks(ctx)
+			if err == nil && len(leaks) > 0 {
+				err = fmt.Errorf("left behind: %s", strings.Join(leaks, "; "))
+			}
+			return err == nil, err
+		}))
+		violations, err := laboratory.Storage().Violations(ctx)
+		must(t, err)
+		for _, violation := range violations {
+			t.Errorf("the stand-ins saw what must not happen: %s", violation)
+		}
+	})
+	return ctx, c
+}
+
+// describe says what a person would look at first when a test failed.
+func describe(ctx context.Context, t *testing.T, c *scenario.Cluster) {
+	t.Helper()
+	events, err := c.Client.CoreV1().Events(c.Namespace).List(ctx, metav1.ListOptions{})
+	if err == nil {
+		for _, event := range events.Items {
+			t.Logf("event %s %s/%s: %s: %s", event.LastTimestamp.Format(time.TimeOnly), event.InvolvedObject.Kind, event.InvolvedObject.Name, event.Reason, event.Message)
+		}
+	}
+	exports, err := c.Exports.List(ctx, metav1.ListOptions{})
+	if err == nil {
+		for _, export := range exports.Items {
+			t.Logf("export %s: %s on %q: %s", export.Name, export.Status.Phase, export.Status.Node, export.Status.Message)
+		}
+	}
+	if state, err := laboratory.Storage().State(ctx); err == nil {
+		t.Logf("storage: %+v", state)
+	}
+}
+
+// createClass makes a class for this test; it goes with the test.
+func createClass(ctx context.Context, t *testing.T, c *scenario.Cluster, class scenario.Class) string {
+	t.Helper()
+	if class.Name == "" {
+		class.Name = c.Namespace
+	}
+	must(t, c.CreateClass(ctx, class))
+	t.Cleanup(func() { must(t, c.DeleteClass(context.Background(), class.Name)) })
+	return class.Name
+}
+
+// must ends the test if err is not nil.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// must1 returns value, or ends the test if err is not nil:
+// must1(call())(t).
+func must1[T any](value T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
