@@ -30,8 +30,9 @@ const (
 	// ExportLabel carries the name of the NFSExport on its Service and
 	// EndpointSlice.
 	ExportLabel = Prefix + "export"
-	// ManagedByLabel and ManagedByValue mark the objects that we made.
+	// ManagedByLabel marks the objects that we made.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
+	// ManagedByValue is the label's value on them.
 	ManagedByValue = "linstor-rwx"
 	// EndpointSliceManager is the endpointslice.kubernetes.io/managed-by value.
 	EndpointSliceManager = "ganesha-supervisor.rwx.linbit.com"

@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	err := Serve(ctx, Options{Socket: socket, Programs: []string{"/bin/sh"}, Output: os.Stdout, StopTimeout: time.Second})
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -319,7 +319,7 @@ func TestANewLauncherTakesOverTheSocketOfADeadOne(t *testing.T) {
 	r := newLauncher(t)
 	ok(t, r.Start(t.Context(), script("pvc-1", "exec sleep 60")))
 	ok(t, r.command.Process.Kill())
-	<-r.ended
+	_ = <-r.ended
 	if _, err := os.Stat(r.socket); err != nil {
 		t.Fatalf("the test proves nothing: %v", err)
 	}

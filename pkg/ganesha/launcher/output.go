@@ -3,6 +3,7 @@ package launcher
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -28,7 +29,7 @@ func (p *prefixer) copy(name string, reader io.Reader, last *lastLines) {
 			last.add(string(text))
 			p.line(name, string(text))
 		}
-		if err != nil && err != bufio.ErrBufferFull {
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return
 		}
 	}
