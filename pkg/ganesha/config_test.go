@@ -29,7 +29,7 @@ func TestConfigurationIsAsRecorded(t *testing.T) {
 		"everything": func(c *Config) {
 			c.Squash, c.ReadOnly = AllSquash, true
 			c.Address, c.MetricsPort = "fd00::1", 9587
-			c.Lease, c.Grace = 90*time.Second, 180*time.Second
+			c.Lease, c.Grace = 120*time.Second, 240*time.Second
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,9 +87,9 @@ func TestConfigurationThatGaneshaRefusesIsNotRendered(t *testing.T) {
 		"export id of 17 bits":   func(c *Config) { c.ExportID = 65536 },
 		"no port":                func(c *Config) { c.Port = 0 },
 		"lease of 0":             func(c *Config) { c.Lease = 0 },
-		"lease too long":         func(c *Config) { c.Lease, c.Grace = 121*time.Second, 180*time.Second },
+		"lease too long":         func(c *Config) { c.Lease, c.Grace = 121*time.Second, 240*time.Second },
 		"grace too short":        func(c *Config) { c.Grace = 11 * time.Second },
-		"grace too long":         func(c *Config) { c.Grace = 181 * time.Second },
+		"grace too long":         func(c *Config) { c.Grace = 241 * time.Second },
 		"relative path":          func(c *Config) { c.DataPath = "data" },
 		"root as pseudo path":    func(c *Config) { c.PseudoPath = "/" },
 		"no name":                func(c *Config) { c.Export = "" },

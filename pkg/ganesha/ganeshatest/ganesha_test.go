@@ -134,6 +134,54 @@ func TestProbeSucceedsAndLeavesNoRecord(t *testing.T) {
 	}
 }
 
+func TestProberKeepsOneRecordAndNoMore(t *testing.T) {
+	e := newExport(t)
+	s := e.serve(t)
+	e.waitUntilGraceEnds(t, 5*time.Second)
+	before := e.entries(t)
+	prober := ganesha.NewProber(s.Address, "/pvc-1")
+	defer prober.Close()
+	must(t, prober.Probe(t.Context()))
+	kept := e.entries(t)
+	if len(kept) != len(before)+1 || len(e.clients(t)) != 0 {
+		t.Errorf("got %q, before: %q", kept, before)
+	}
+	cpu, start := cpuTicks(t, s.PID()), time.Now()
+	const probes = 500
+	for range probes {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		must(t, prober.Probe(ctx))
+		cancel()
+	}
+	t.Logf("one probe takes %v, and %v of ganesha's CPU", time.Since(start)/probes, time.Duration(cpuTicks(t, s.PID())-cpu)*10*time.Millisecond/probes)
+	if after := e.entries(t); !slices.Equal(after, kept) {
+		t.Errorf("got %q, before: %q", after, kept)
+	}
+	// Longer than the lease, in which a session may be forgotten.
+	time.Sleep(e.config.Lease + 2*time.Second)
+	must(t, prober.Probe(t.Context()))
+
+	s.Kill(t)
+	if err := prober.Probe(t.Context()); err == nil {
+		t.Error("a dead ganesha passes")
+	}
+	if dropped, err := ganesha.DropProbeRecords(e.recovery); err != nil || dropped != 1 {
+		t.Errorf("got %d, %v", dropped, err)
+	}
+	s = e.serve(t)
+	e.waitUntilGraceEnds(t, time.Second)
+	must(t, prober.Probe(t.Context()))
+	s.Kill(t)
+	s = e.serve(t)
+	must(t, prober.Probe(t.Context())) // with the session of a server that died
+	prober.Close()
+	s.Kill(t)
+	must(t, ganesha.RemoveOrphans(e.recovery))
+	if dropped, err := ganesha.DropProbeRecords(e.recovery); err != nil || dropped != 1 {
+		t.Errorf("of the probe that the crash interrupted: %d, %v", dropped, err)
+	}
+}
+
 // cpuTicks returns the CPU time of a process in 1/100 s (proc_pid_stat(5)).
 func cpuTicks(t *testing.T, pid int) int {
 	t.Helper()
@@ -376,7 +424,7 @@ func TestWipedVolumeHasNoGrace(t *testing.T) {
 // The bounds that Render keeps are within ganesha's.
 func TestGaneshaAcceptsTheBoundsOfTheConfiguration(t *testing.T) {
 	e := newExport(t)
-	e.config.Lease, e.config.Grace, e.config.Address = 90*time.Second, 180*time.Second, "127.0.0.1"
+	e.config.Lease, e.config.Grace, e.config.Address = 120*time.Second, 240*time.Second, "127.0.0.1"
 	e.serve(t).Kill(t)
 	e.config.Lease, e.config.Grace, e.config.Address = time.Second, 2*time.Second, ""
 	e.config.MetricsPort = FreePort(t)

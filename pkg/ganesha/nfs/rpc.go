@@ -37,19 +37,25 @@ type connection struct {
 	unfollow func() bool
 }
 
-// dial connects to address; every call ends at ctx's deadline, and at once when
-// ctx is cancelled.
+// dial connects to address, for calls within ctx.
 func dial(ctx context.Context, address string) (*connection, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = conn.SetDeadline(deadline)
-	}
-	unfollow := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	return &connection{conn: conn, xid: 1, unfollow: unfollow}, nil
+	c := &connection{conn: conn, xid: 1, unfollow: func() bool { return true }}
+	c.follow(ctx)
+	return c, nil
+}
+
+// follow makes the calls from now on end at ctx's deadline, and at once when ctx
+// is cancelled.
+func (c *connection) follow(ctx context.Context) {
+	c.unfollow()
+	deadline, _ := ctx.Deadline() // the zero time is none
+	_ = c.conn.SetDeadline(deadline)
+	c.unfollow = context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
 }
 
 // extend lets calls go on for a while although the context may have ended.

@@ -93,7 +93,10 @@ func (c *connection) compound(operations ...operation) error {
 	status := d.uint32()
 	d.opaque()
 	count := d.uint32()
-	if count == 0 && d.err == nil && status != 0 {
+	if d.err != nil {
+		return fmt.Errorf("%s: %w", opNames[operations[len(operations)-1].code], d.err)
+	}
+	if count == 0 && status != 0 {
 		return &StatusError{Operation: "COMPOUND", Status: status}
 	}
 	if int(count) > len(operations) {
@@ -135,7 +138,8 @@ type Session struct {
 // Connect makes a client id and a session at address ("host:port"), as a client
 // that nobody has seen before: a server must not take it for another
 // incarnation of one that it knows, and throw that one's session away.
-// Everything that is done in the session ends when ctx does, except Close.
+// Everything that is done in the session ends when ctx does, except Close; see
+// Follow.
 func Connect(ctx context.Context, address string) (*Session, error) {
 	return ConnectAs(ctx, address, fmt.Sprintf("%s-%016x", OwnerPrefix, rand.Uint64()))
 }
@@ -210,6 +214,9 @@ func (s *Session) establish(owner string) error {
 		}
 	}})
 }
+
+// Follow makes ctx the context of what is done in the session from now on.
+func (s *Session) Follow(ctx context.Context) { s.conn.follow(ctx) }
 
 // inSession sends operations in our slot.
 func (s *Session) inSession(operations ...operation) error {
