@@ -59,11 +59,9 @@ const (
 	DUnknown     DiskState = "DUnknown"
 )
 
-// Options configure a Cluster. The zero value is usable: real clock, DRBD's
+// Options configure a Cluster. The zero value is usable: DRBD's
 // default times, no node driver (only in-process exports).
 type Options struct {
-	// Clock replaces the real time in tests.
-	Clock Clock
 	// Timing replaces DRBD's default detection times.
 	Timing *Timing
 	// Driver makes the block devices appear on the nodes. Nil: none do.
@@ -287,10 +285,3 @@ type StateError struct {
 }
 
 func (e *StateError) Error() string { return e.Resource + ": " + e.Text }
-
-// Clock is the time as the Cluster uses it.
-type Clock interface {
-	Now() time.Time
-	// AfterFunc calls f in its own goroutine after d; stop cancels it.
-	AfterFunc(d time.Duration, f func()) (stop func())
-}

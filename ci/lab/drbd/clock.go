@@ -5,23 +5,18 @@ import (
 	"time"
 )
 
-// realClock is the time of the machine.
-type realClock struct{}
-
-func (realClock) Now() time.Time { return time.Now() }
-
-func (realClock) AfterFunc(d time.Duration, f func()) func() {
+// afterFunc is time.AfterFunc with only the part of its answer that is used.
+func afterFunc(d time.Duration, f func()) (stop func()) {
 	timer := time.AfterFunc(d, f)
 	return func() { timer.Stop() }
 }
 
-// sleep waits for d of the clock's time, or for the end of ctx.
-func sleep(ctx context.Context, clock Clock, d time.Duration) error {
-	done := make(chan struct{})
-	stop := clock.AfterFunc(d, func() { close(done) })
-	defer stop()
+// sleep waits for d or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-done:
+	case <-timer.C:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -16,7 +16,6 @@ import (
 // Whatever waits (the node driver, DRBD's time-outs, file I/O) happens outside
 // of it, and the state is looked at again afterwards.
 type Cluster struct {
-	clock     Clock
 	timing    Timing
 	driver    NodeDriver
 	violation func(string)
@@ -132,12 +131,9 @@ const (
 // New returns an empty Cluster.
 func New(options Options) *Cluster {
 	c := &Cluster{
-		clock: options.Clock, timing: DefaultTiming(), driver: options.Driver, violation: options.Violation, address: options.Address,
+		timing: DefaultTiming(), driver: options.Driver, violation: options.Violation, address: options.Address,
 		nodes: map[string]*node{}, resources: map[string]*resource{},
 		changed: make(chan struct{}), subscribers: newEventQueue(),
-	}
-	if c.clock == nil {
-		c.clock = realClock{}
 	}
 	if c.address == nil {
 		c.address = func(name string) string { return fmt.Sprintf("192.0.2.%d", 10+slices.Index(c.nodeOrder, name)) }

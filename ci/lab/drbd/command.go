@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Exit codes of drbdsetup 9.22.
@@ -288,10 +289,10 @@ func (c *Cluster) runEvents(ctx context.Context, nodeName, resource string, flag
 	sort.Strings(names)
 	for _, name := range names {
 		if r := c.resources[name].replicas[nodeName]; r != nil {
-			s.exists(c.clock.Now(), c.addresses(r.res), c.snapshot(r))
+			s.exists(time.Now(), c.addresses(r.res), c.snapshot(r))
 		}
 	}
-	s.finish(c.clock.Now())
+	s.finish(time.Now())
 	if flags["now"] {
 		s.end()
 	} else {

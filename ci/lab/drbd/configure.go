@@ -66,6 +66,9 @@ func (c *Cluster) configure(nodeName string, config ResourceConfig) (devices, re
 	removed = c.removeDisks(r, config.Volumes)
 	for _, peer := range res.sortedReplicas() {
 		for number := range res.volumes {
+			if r.disks[number] == nil || peer.disks[number] == nil {
+				continue // one of the two does not have the new volume yet
+			}
 			if l := r.links[peer.node.name]; l != nil && l.state == stateConnected && l.repl[number] == "" {
 				l.repl[number], peer.links[nodeName].repl[number] = "Established", "Established"
 				c.compare(r, peer, number)

@@ -47,7 +47,7 @@ func (c *Cluster) powerOff(n *node) {
 			d.quorum, d.open = false, false
 		}
 		if r.role == Primary {
-			c.subscribers.add(Event{Time: c.clock.Now(), Node: n.name, Resource: res.name, Kind: EventInUse})
+			c.subscribers.add(Event{Time: time.Now(), Node: n.name, Resource: res.name, Kind: EventInUse})
 		}
 		c.becomeSecondary(r)
 		r.suspendedUser, r.suspendedQuorum, r.forceIO, r.last = false, false, false, nil

@@ -66,7 +66,7 @@ func (c *Cluster) after(l *link, kind timerKind, d time.Duration, f func()) {
 	token := new(int)
 	l.kind = kind
 	var mine func()
-	stop := c.clock.AfterFunc(d, func() {
+	stop := afterFunc(d, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.closed || l.token != token {
@@ -117,7 +117,7 @@ func (c *Cluster) dropLinks(r *replica, links []*link) {
 		})
 	}
 	if r.consistent() {
-		c.clock.AfterFunc(5*time.Millisecond, func() { c.findLost(r) })
+		afterFunc(5*time.Millisecond, func() { c.findLost(r) })
 	}
 }
 
@@ -172,7 +172,7 @@ func (c *Cluster) findLost(r *replica) {
 		c.resolveLost(r)
 		return
 	}
-	c.clock.AfterFunc(c.timing.PingTimeout, func() {
+	afterFunc(c.timing.PingTimeout, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.closed {

@@ -230,7 +230,7 @@ func (c *Cluster) watchClose(r *replica) {
 			}
 			cancel()
 			c.mu.Unlock()
-			_ = sleep(context.Background(), c.clock, closePoll)
+			_ = sleep(context.Background(), closePoll)
 		}
 	}()
 }
@@ -244,7 +244,7 @@ func (c *Cluster) releaseForceIO(r *replica) {
 func (c *Cluster) pause(ctx context.Context, d time.Duration) error {
 	c.mu.Unlock()
 	defer c.mu.Lock()
-	return sleep(ctx, c.clock, d)
+	return sleep(ctx, d)
 }
 
 // checkPeers pings the peers, as `primary` does first: silent ones are found
@@ -258,7 +258,7 @@ func (c *Cluster) checkPeers(ctx context.Context, r *replica) error {
 		}
 		c.dropLinks(r, c.silent(r))
 	}
-	if c.peersSilent(r) && (silent || r.consistent()) {
+	if c.peersSilent(r) && (silent || r.consistent()) && r.mayHaveData() {
 		if err := c.pause(ctx, between(c.timing.LostPeerMin, c.timing.LostPeerMax)); err != nil {
 			return err
 		}
@@ -266,6 +266,17 @@ func (c *Cluster) checkPeers(ctx context.Context, r *replica) error {
 	}
 	c.resolveLost(r)
 	return nil
+}
+
+// mayHaveData tells whether the node would have data for all volumes if its
+// Consistent disks turned out to be UpToDate.
+func (r *replica) mayHaveData() bool {
+	for number, d := range r.disks {
+		if d.state != Consistent && !r.upToDate(number) {
+			return false
+		}
+	}
+	return true
 }
 
 // devices lists the replica's devices by volume number.
@@ -310,7 +321,7 @@ func (c *Cluster) firstOpener(ctx context.Context, r *replica, cautious bool) st
 		if text == "" && len(openers) > 0 {
 			since := openers[0].Since
 			if since.IsZero() {
-				since = c.clock.Now()
+				since = time.Now()
 			}
 			text = fmt.Sprintf("drbd%d opened by %s (pid %d) at %s", device.Minor, openers[0].Name, openers[0].PID, since.UTC().Format("2006-01-02 15:04:05.000"))
 		}

@@ -49,7 +49,7 @@ func (c *Cluster) startResync(r *replica, number int) {
 func (c *Cluster) beginResync(r *replica, number int, source string, total int64, duration time.Duration) {
 	d := r.disks[number]
 	link, back := r.links[source], r.res.replicas[source].links[r.node.name]
-	d.sync = &resync{source: source, started: c.clock.Now(), duration: duration, total: total}
+	d.sync = &resync{source: source, started: time.Now(), duration: duration, total: total}
 	if d.state != Inconsistent {
 		d.state = Outdated
 	}
@@ -65,7 +65,7 @@ func (c *Cluster) beginResync(r *replica, number int, source string, total int64
 // finishResync ends the resync after a time, if it still runs then. While the
 // source is silent it goes on waiting; the loss of the connection cancels it.
 func (c *Cluster) finishResync(r *replica, number int, running *resync, after time.Duration) {
-	running.cancel = c.clock.AfterFunc(after, func() {
+	running.cancel = afterFunc(after, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		d := r.disks[number]

@@ -3,6 +3,7 @@ package drbd
 import (
 	"reflect"
 	"sort"
+	"time"
 )
 
 // settle is called after every change of a resource: it lets connected nodes
@@ -18,6 +19,11 @@ func (c *Cluster) settle(res *resource) {
 			l.role = peer.role
 			for number, d := range peer.disks {
 				l.disks[number] = d.state
+				if d.state == Consistent && d.quorum {
+					// Peers see it only for a moment, while the node asks
+					// them about the lost Primary.
+					l.disks[number] = UpToDate
+				}
 			}
 		}
 	}
@@ -118,7 +124,7 @@ func (c *Cluster) snapshot(r *replica) State {
 }
 
 func (c *Cluster) peerVolume(r *replica, l *link, peer *replica, number int, syncing bool) PeerVolumeState {
-	now := c.clock.Now()
+	now := time.Now()
 	p := PeerVolumeState{
 		Number: number, Disk: DUnknown, Replication: "Off", ResyncSuspended: "no", DonePercent: -1,
 	}
@@ -139,7 +145,15 @@ func (c *Cluster) peerVolume(r *replica, l *link, peer *replica, number int, syn
 	if theirs != nil && !theirs.client && !own.client {
 		p.OutOfSyncBytes = target.missing.bytes()
 	}
+	held := r.res.held
 	switch {
+	case held[r.node.name] && !own.client && own.state == Inconsistent && theirs != nil && !theirs.client:
+		p.ResyncSuspended = "user"
+		if p.Replication == "Established" && p.Disk == UpToDate {
+			p.Replication = "PausedSyncT"
+		}
+	case held[l.peer] && p.Disk == Inconsistent && own.state == UpToDate:
+		p.ResyncSuspended, p.Replication = "peer", "PausedSyncS"
 	case p.Replication == "SyncTarget" && own.sync != nil:
 		p.DonePercent, p.OutOfSyncBytes = own.sync.done(now), own.sync.left(now)
 	case p.Replication == "SyncSource" && theirs != nil && theirs.sync != nil:
@@ -162,10 +176,10 @@ func (c *Cluster) tell(r *replica) {
 	old := r.last
 	r.last = &s
 	for stream := range r.node.streams {
-		stream.change(c.clock.Now(), c.addresses(r.res), old, s)
+		stream.change(time.Now(), c.addresses(r.res), old, s)
 	}
 	for _, event := range differences(old, s) {
-		event.Time = c.clock.Now()
+		event.Time = time.Now()
 		c.subscribers.add(event)
 	}
 }
@@ -221,9 +235,9 @@ func (c *Cluster) destroyed(r *replica) {
 		return
 	}
 	for stream := range r.node.streams {
-		stream.destroy(c.clock.Now(), c.addresses(r.res), *r.last)
+		stream.destroy(time.Now(), c.addresses(r.res), *r.last)
 	}
-	c.subscribers.add(Event{Time: c.clock.Now(), Node: r.node.name, Resource: r.res.name, Kind: EventRemoved})
+	c.subscribers.add(Event{Time: time.Now(), Node: r.node.name, Resource: r.res.name, Kind: EventRemoved})
 	r.last = nil
 }
 
@@ -242,6 +256,6 @@ func (c *Cluster) helper(r *replica, peer, name string, number ...int) {
 		}
 	}
 	for stream := range r.node.streams {
-		stream.helper(c.clock.Now(), r.res.name, context, name)
+		stream.helper(time.Now(), r.res.name, context, name)
 	}
 }
