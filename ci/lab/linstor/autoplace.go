@@ -34,7 +34,7 @@ func (c *Controller) autoplace(q *request) Replies {
 		}
 	}
 	if !rs.failed() {
-		rs = append(rs, c.manageTieBreaker(rd)...)
+		rs = append(rs, c.placementChanged(rd)...)
 	}
 	c.mu.Unlock()
 	if rs.failed() {

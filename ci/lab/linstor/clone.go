@@ -73,7 +73,7 @@ func (c *Controller) commitClone(source *resourceDefinition, in cloneRequest) (*
 	for _, r := range diskful {
 		c.addResource(target, r.node, r.props[propPool], false)
 	}
-	c.manageTieBreaker(target)
+	c.placementChanged(target)
 	return target, nil
 }
 

@@ -123,7 +123,7 @@ func (c *Controller) modifyDefinition(q *request) Replies {
 		rd.group = in.ResourceGroup
 	}
 	in.modify(rd.props)
-	c.manageTieBreaker(rd)
+	c.placementChanged(rd)
 	c.mu.Unlock()
 	done := success(codeModified, objDefinition|opModify, "Definition modified '%s'.", rd.name)
 	return append(Replies{done}, c.deploy(rd)...)

@@ -2,6 +2,15 @@ package linstor
 
 import "strings"
 
+// placementChanged does what follows from a new set of resources: the node
+// whose disk comes first for each new volume, the tiebreaker, the quorum.
+func (c *Controller) placementChanged(rd *resourceDefinition) Replies {
+	for _, vd := range rd.sortedVolumes() {
+		c.chooseWinner(rd, vd)
+	}
+	return c.manageTieBreaker(rd)
+}
+
 // manageTieBreaker adds the tiebreaker that an even number of diskful
 // resources needs, removes the one that is needed no more, and sets the quorum
 // accordingly (CtrlRscAutoTieBreakerHelper, CtrlRscAutoQuorumHelper).

@@ -41,7 +41,7 @@ func (c *Controller) create(q *request, wanted ...resourceCreate) Replies {
 		}
 		done = append(done, rs...)
 	}
-	done = append(done, c.manageTieBreaker(rd)...)
+	done = append(done, c.placementChanged(rd)...)
 	c.mu.Unlock()
 	return append(done, c.deploy(rd)...)
 }
@@ -63,7 +63,7 @@ func (c *Controller) ensureResource(rd *resourceDefinition, name string, diskles
 		r.flags = removeFlag(r.flags, flagTieBreaker)
 		return Replies{success(codeModified, objResource|opModify, "Tiebreaker resource '%s' on '%s' marked as diskless.", rd.name, name)}
 	case r.diskless() && !diskless && (change || r.tieBreaker()):
-		return c.makeDiskful(rd, r, props)
+		return c.makeDiskful(rd, r, props, change)
 	case change:
 		return Replies{success(codeModified, objResource|opModify, "Resource '%s' is already available on node '%s'.", rd.name, name)}
 	default:
@@ -71,7 +71,7 @@ func (c *Controller) ensureResource(rd *resourceDefinition, name string, diskles
 	}
 	pool := ""
 	if !diskless {
-		p, rs := c.choosePool(rd, n, props)
+		p, rs := c.choosePool(rd, n, props, change)
 		if rs != nil {
 			return rs
 		}
@@ -82,8 +82,8 @@ func (c *Controller) ensureResource(rd *resourceDefinition, name string, diskles
 	return Replies{success(codeCreated, objResource|opCreate, "New resource '%s' on node '%s' registered.", rd.name, name)}
 }
 
-func (c *Controller) makeDiskful(rd *resourceDefinition, r *resource, props map[string]string) Replies {
-	p, rs := c.choosePool(rd, c.nodes[r.node], props)
+func (c *Controller) makeDiskful(rd *resourceDefinition, r *resource, props map[string]string, change bool) Replies {
+	p, rs := c.choosePool(rd, c.nodes[r.node], props, change)
 	if rs != nil {
 		return rs
 	}
@@ -91,14 +91,14 @@ func (c *Controller) makeDiskful(rd *resourceDefinition, r *resource, props map[
 	r.props[propPool] = p.name
 	for _, vd := range rd.volumes {
 		r.volumes[vd.number] = c.newVolume(r, vd.initialised)
-		c.chooseWinner(rd, vd)
 	}
 	return Replies{success(codeModified, objResource|opModify, "Addition of disk to resource '%s' on node '%s' registered.", rd.name, r.node)}
 }
 
-// choosePool resolves the pool for a resource that was not placed by the
-// autoplacer, and checks a thick pool's space.
-func (c *Controller) choosePool(rd *resourceDefinition, n *node, props map[string]string) (*pool, Replies) {
+// choosePool resolves the pool for a resource on a given node and checks a
+// thick pool's space. With auto the autoplacer's choice is taken if no pool is
+// named, as make-available does.
+func (c *Controller) choosePool(rd *resourceDefinition, n *node, props map[string]string, auto bool) (*pool, Replies) {
 	name := props[propPool]
 	if name == "" {
 		name = c.prop(rd, propPool)
@@ -111,6 +111,11 @@ func (c *Controller) choosePool(rd *resourceDefinition, n *node, props map[strin
 					break
 				}
 			}
+		}
+	}
+	if name == "" && auto {
+		if best := c.bestPool(rd, n, c.groups[rd.group].filter); best != nil {
+			name = best.pool.name
 		}
 	}
 	if name == "" {
@@ -152,7 +157,6 @@ func (c *Controller) addResource(rd *resourceDefinition, name, pool string, tieB
 	rd.resources[name] = r
 	for _, vd := range rd.sortedVolumes() {
 		r.volumes[vd.number] = c.newVolume(r, vd.initialised)
-		c.chooseWinner(rd, vd)
 	}
 	return r
 }
@@ -188,7 +192,7 @@ func (c *Controller) makeAvailable(q *request) Replies {
 	}
 	rs := c.ensureResource(rd, name, diskless, nil, true)
 	if !rs.failed() {
-		rs = append(rs, c.manageTieBreaker(rd)...)
+		rs = append(rs, c.placementChanged(rd)...)
 	}
 	c.mu.Unlock()
 	if rs.failed() {
@@ -237,7 +241,7 @@ func (c *Controller) markDeleted(rd *resourceDefinition, name string, keepTieBre
 	}
 	r.flags = addFlag(addFlag(r.flags, flagDelete), flagDRBDDelete)
 	done := success(codeDeleted, objResource|opDelete, "Node: %s, Resource: %s marked for deletion.", name, rd.name)
-	return append(Replies{done}, c.manageTieBreaker(rd)...)
+	return append(Replies{done}, c.placementChanged(rd)...)
 }
 
 func (c *Controller) listResources(q *request) (int, any) {

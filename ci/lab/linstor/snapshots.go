@@ -372,5 +372,5 @@ func (c *Controller) commitRestore(s *snapshot, target *resourceDefinition, node
 		c.addResource(target, name, s.pools[name], false)
 		rs = append(rs, success(codeCreated, objResource|opCreate, "Resource '%s' restored from snapshot '%s' on node '%s'.", target.name, s.name, name))
 	}
-	return append(rs, c.manageTieBreaker(target)...)
+	return append(rs, c.placementChanged(target)...)
 }

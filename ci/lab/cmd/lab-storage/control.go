@@ -98,14 +98,26 @@ func (d *daemon) register(next http.Handler) http.HandlerFunc {
 		returns := d.poweredOff[agent.Node]
 		delete(d.poweredOff, agent.Node)
 		d.mu.Unlock()
-		if returns {
-			go func() {
-				if err := d.controller.SetOnline(agent.Node, true); err != nil {
-					fmt.Fprintln(os.Stderr, "lab-storage:", err)
-				}
-			}()
+		go func() {
+			if err := d.catchUp(agent.Node, returns); err != nil {
+				fmt.Fprintln(os.Stderr, "lab-storage:", err)
+			}
+		}()
+	}
+}
+
+// catchUp lets the satellite deploy what the node has missed; one that a test
+// has disconnected stays so.
+func (d *daemon) catchUp(node string, returns bool) error {
+	if returns {
+		return d.controller.SetOnline(node, true)
+	}
+	for _, n := range d.controller.State().Nodes {
+		if n.Name == node && n.Online {
+			return d.controller.FullSync(node)
 		}
 	}
+	return nil
 }
 
 // reset ends the faults of everything but nodes that are powered off.
