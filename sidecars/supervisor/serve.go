@@ -28,8 +28,18 @@ func (a *Agent) adopt(ctx context.Context, f Facts) error {
 	a.lock.Lock()
 	a.ports[f.Name] = server.Port
 	a.lock.Unlock()
-	a.remember(f.Name).setServer(server)
-	a.observations.Add(f.Name)
+	// It may have been started a moment before its supervisor died: nobody has
+	// proved yet that it serves.
+	seen := a.look(f.Name)
+	if err := a.probeOnce(ctx, f.Name, server.Port); err != nil {
+		seen.Failures, seen.Error = 1, err.Error()
+	}
+	m := a.remember(f.Name)
+	m.setServer(server)
+	m.lock.Lock()
+	m.observed = seen
+	m.lock.Unlock()
+	a.observations.AddAfter(f.Name, graceInterval)
 	klog.FromContext(ctx).Info("Adopted running server", "pid", f.Process.PID, "port", server.Port)
 	return nil
 }
@@ -39,7 +49,10 @@ func (a *Agent) adopt(ctx context.Context, f Facts) error {
 func (a *Agent) keep(ctx context.Context, f Facts, decision Decision) (time.Duration, error) {
 	server := a.describeHealth(f)
 	f.Server = &server
-	endpointErr := a.ensureEndpoint(ctx, f.Export, server)
+	var endpointErr error
+	if f.Observed.Failures == 0 { // otherwise the endpoint stays as it is
+		endpointErr = a.ensureEndpoint(ctx, f.Export, server)
+	}
 	after, err := a.keepStatus(ctx, f)
 	if err == nil {
 		err = endpointErr
