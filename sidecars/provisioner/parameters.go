@@ -33,7 +33,7 @@ const (
 	defaultLease        = 6 * time.Second
 	minLease, maxLease  = 4 * time.Second, 120 * time.Second
 	defaultGrace        = 60 * time.Second
-	minGrace, maxGrace  = 12 * time.Second, 300 * time.Second
+	minGrace, maxGrace  = 12 * time.Second, 240 * time.Second
 	defaultRecoverySize = "64Mi"
 	minRecoveryBytes    = 16 << 20
 	maxRecoveryBytes    = 1 << 30

@@ -108,7 +108,7 @@ type NFSExportSpec struct {
 	// GraceSeconds is how long a new server waits at the most for the clients of
 	// the old one to reclaim their locks.
 	// +kubebuilder:validation:Minimum=12
-	// +kubebuilder:validation:Maximum=300
+	// +kubebuilder:validation:Maximum=240
 	// +kubebuilder:default=60
 	// +optional
 	GraceSeconds int32 `json:"graceSeconds,omitempty"`
