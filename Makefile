@@ -48,7 +48,7 @@ unit: ## Test both modules without a cluster
 
 .PHONY: e2e
 e2e: ## Test end to end on a new laboratory; RUN=pattern chooses tests, KEEP=1 leaves it up
-	trap '$(if $(KEEP),true,$(MAKE) --no-print-directory lab-down)' EXIT; \
+	@trap '$(if $(KEEP),true,$(MAKE) --no-print-directory lab-down)' EXIT; \
 	$(MAKE) --no-print-directory lab-up; \
 	$(MAKE) --no-print-directory e2e-run
 
@@ -61,13 +61,13 @@ lint: lint-go lint-chart lint-shell ## Lint Go code, chart and scripts
 
 .PHONY: lint-go
 lint-go: ## golangci-lint in both modules
-	golangci=$(call tool,golangci-lint); \
+	@golangci=$(call tool,golangci-lint); \
 	$$golangci run ./...; \
 	cd ci/lab && $$golangci run ./...
 
 .PHONY: lint-chart
 lint-chart: ## helm lint with each set of values
-	helm=$(call tool,helm); \
+	@helm=$(call tool,helm); \
 	for values in $(CHART)/ci/*-values.yaml; do $$helm lint --strict --quiet --kube-version v1.36.3 -f $$values $(CHART); done
 
 .PHONY: lint-shell
@@ -76,13 +76,13 @@ lint-shell: ## shellcheck
 
 .PHONY: generate
 generate: ## Generate deep-copy functions and the CRD from pkg/apis
-	generator=$(call tool,controller-gen); \
+	@generator=$(call tool,controller-gen); \
 	$$generator object paths=./$(API); \
 	$$generator crd paths=./$(API) output:crd:dir=$(CRDS)
 
 .PHONY: generate-check
 generate-check: ## Fail if `make generate` would change something
-	sum() { find $(GENERATED) -type f | sort | xargs sha256sum; }; \
+	@sum() { find $(GENERATED) -type f | sort | xargs sha256sum; }; \
 	before=$$(sum); \
 	$(MAKE) --no-print-directory generate; \
 	after=$$(sum); \
