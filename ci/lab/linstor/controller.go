@@ -24,6 +24,7 @@ type Replication interface {
 	SuspendIO(ctx context.Context, resource string) error
 	ResumeIO(resource string) error
 	State(node, resource string) (drbd.State, error)
+	SetDiskState(node, resource string, volume int, state drbd.DiskState) error
 	Subscribe(func(drbd.Event)) (cancel func())
 }
 

@@ -127,7 +127,9 @@ type volume struct {
 	deployed   bool
 	sizeKiB    int64 // what the node's backing device has
 	// sync says that this replica was added to existing data and resyncs.
-	sync    bool
+	sync bool
+	// waits says that the disk is Inconsistent until the winner's is UpToDate.
+	waits   bool
 	reports []Reply
 }
 

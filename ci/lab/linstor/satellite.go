@@ -296,6 +296,7 @@ func (c *Controller) configure(rd *resourceDefinition, p nodePlan) Replies {
 		for _, v := range done {
 			volume := r.volumes[v.number]
 			volume.deployed, volume.sizeKiB, volume.reports = true, v.sizeKiB, nil
+			volume.waits = v.create && v.initial == drbd.Inconsistent || volume.waits && !v.create
 			if vd := rd.volumes[v.number]; v.create && !v.diskless && v.initial != drbd.Inconsistent {
 				vd.initialised = true
 				if rd.props[propPrimarySet] == "" {
@@ -307,8 +308,34 @@ func (c *Controller) configure(rd *resourceDefinition, p nodePlan) Replies {
 			delete(r.volumes, number)
 		}
 	}
+	waiting := c.waiting(rd)
 	c.mu.Unlock()
+	for _, w := range waiting {
+		if err := c.replication.SetDiskState(w.node, rd.name, w.number, drbd.UpToDate); err != nil {
+			failures = append(failures, deployError(rd, w.node, "skip initial sync: "+err.Error()))
+		}
+	}
 	return c.reportFailure(rd, p, failures...)
+}
+
+type waitingDisk struct {
+	node   string
+	number int
+}
+
+// waiting takes the disks whose winner has become UpToDate meanwhile: it skips
+// the initial sync for them, as `new-current-uuid --clear-bitmap` does.
+func (c *Controller) waiting(rd *resourceDefinition) []waitingDisk {
+	var out []waitingDisk
+	for _, r := range rd.sortedResources() {
+		for number, v := range r.volumes {
+			if vd := rd.volumes[number]; v.waits && vd != nil && vd.initialised {
+				v.waits = false
+				out = append(out, waitingDisk{node: r.node, number: number})
+			}
+		}
+	}
+	return out
 }
 
 // reportFailure keeps the failures with the volumes that are not deployed.

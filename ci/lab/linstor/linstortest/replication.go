@@ -208,11 +208,16 @@ func (f *Replication) SetPrimary(node, resource string, primary bool) {
 	}
 }
 
-// SetDisk sets the state of one disk.
-func (f *Replication) SetDisk(node, resource string, volume int, state drbd.DiskState) {
+// SetDiskState implements linstor.Replication.
+func (f *Replication) SetDiskState(node, resource string, volume int, state drbd.DiskState) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.nodes[resource][node].disks[volume] = state
+	r := f.nodes[resource][node]
+	if r == nil {
+		return fmt.Errorf("set disk of %s on %s: %w", resource, node, drbd.ErrUnknown)
+	}
+	r.disks[volume] = state
+	return nil
 }
 
 // Config returns what the node was last told of the resource.
