@@ -160,7 +160,8 @@ func (c *Cluster) Guest(node Node) *guest.Client {
 	return guest.NewClient(node.ControlAddress(), Dialer(c.config.Name))
 }
 
-// WaitReady returns when Kubernetes calls the node Ready.
+// WaitReady returns when Kubernetes calls the node Ready, and means the boot that
+// runs now: after a short power cut it is called Ready all the time.
 func (c *Cluster) WaitReady(ctx context.Context, name string) error {
 	clients, err := kubernetes.NewForConfig(c.rest)
 	if err != nil {
@@ -174,6 +175,13 @@ func (c *Cluster) WaitReady(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
+		boot, err := c.bootID(ctx, name)
+		if err != nil {
+			return err
+		}
+		if node.Status.NodeInfo.BootID != boot {
+			return errors.New("its kubelet has not reported since the boot")
+		}
 		for _, condition := range node.Status.Conditions {
 			if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
 				return nil
@@ -185,6 +193,15 @@ func (c *Cluster) WaitReady(ctx context.Context, name string) error {
 		return fmt.Errorf("wait for node %s: %w", name, err)
 	}
 	return nil
+}
+
+func (c *Cluster) bootID(ctx context.Context, name string) (string, error) {
+	node, err := c.Node(name)
+	if err != nil {
+		return "", err
+	}
+	id, err := c.Guest(node).ReadFile(ctx, "/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
 }
 
 // PowerOff cuts a node's power: nothing is synced, nobody is told. Its disk
