@@ -33,7 +33,7 @@ func (l *Lab) Leaks(ctx context.Context) ([]string, error) {
 		leaks = append(leaks, found...)
 	}
 	if l.hasStorage() {
-		found, err := l.Storage().leaks(ctx)
+		found, err := l.storageLeaks(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/linbit/linstor-rwx/ci/lab/cluster"
 	"github.com/linbit/linstor-rwx/ci/lab/cluster/guest"
+	"github.com/linbit/linstor-rwx/ci/lab/linstor/control"
 )
 
 // Network says which connections of a node a fault concerns. The laboratory's
@@ -84,20 +85,54 @@ func (n *Node) Running() bool { return n.lab.cluster.Running(n.Name) }
 // WaitReady returns when Kubernetes calls the node Ready.
 func (n *Node) WaitReady(ctx context.Context) error { return n.lab.cluster.WaitReady(ctx, n.Name) }
 
-// PowerOff cuts the node's power: nothing is synced, nobody is told.
-func (n *Node) PowerOff() error { return n.lab.cluster.PowerOff(n.Name) }
+// PowerOff cuts the node's power: nothing is synced, nobody is told. The DRBD
+// stand-in learns it right after, and then behaves as peers that have to notice.
+func (n *Node) PowerOff(ctx context.Context) error {
+	if err := n.lab.cluster.PowerOff(n.Name); err != nil {
+		return err
+	}
+	return n.tellStorage(ctx, (*control.Client).PowerOff)
+}
 
-// PowerOn boots the node with its old disk. It does not wait.
-func (n *Node) PowerOn() error { return n.lab.cluster.PowerOn(n.Name) }
+// PowerOn boots the node with its old disk. It does not wait: see WaitReady.
+func (n *Node) PowerOn(ctx context.Context) error {
+	if err := n.tellStorage(ctx, (*control.Client).PowerOn); err != nil {
+		return err
+	}
+	return n.lab.cluster.PowerOn(n.Name)
+}
 
-// ShutDown lets the node sync its disk and power off.
-func (n *Node) ShutDown(ctx context.Context) error { return n.lab.cluster.ShutDown(ctx, n.Name) }
+// ShutDown lets the node sync its disk and power off. It stops no pods: that is
+// what draining before is for.
+func (n *Node) ShutDown(ctx context.Context) error {
+	if err := n.lab.cluster.ShutDown(ctx, n.Name); err != nil {
+		return err
+	}
+	return n.tellStorage(ctx, (*control.Client).PowerOff)
+}
 
-// Freeze stops the whole node, as if its machine hung.
-func (n *Node) Freeze() error { return n.lab.cluster.Freeze(n.Name) }
+// Freeze stops the whole node with its DRBD, as if its machine hung.
+func (n *Node) Freeze(ctx context.Context) error {
+	if err := n.lab.cluster.Freeze(n.Name); err != nil {
+		return err
+	}
+	return n.tellStorage(ctx, (*control.Client).Pause)
+}
 
 // Thaw ends a Freeze.
-func (n *Node) Thaw() error { return n.lab.cluster.Thaw(n.Name) }
+func (n *Node) Thaw(ctx context.Context) error {
+	if err := n.tellStorage(ctx, (*control.Client).Unpause); err != nil {
+		return err
+	}
+	return n.lab.cluster.Thaw(n.Name)
+}
+
+func (n *Node) tellStorage(ctx context.Context, tell func(*control.Client, context.Context, string) error) error {
+	if !n.lab.hasStorage() {
+		return nil
+	}
+	return tell(n.lab.Storage(), ctx, n.Name)
+}
 
 // CutNetwork cuts the node off from all others. Cutting twice is no error.
 func (n *Node) CutNetwork(ctx context.Context, network Network) error {
@@ -113,7 +148,7 @@ func (n *Node) connect(ctx context.Context, network Network, connected bool) err
 		failures = append(failures, n.lab.cluster.Connect(n.Name, connected))
 	}
 	if network&DRBDNetwork != 0 && n.lab.hasStorage() {
-		failures = append(failures, n.lab.Storage().Connect(ctx, n.Name, connected))
+		failures = append(failures, n.lab.connectDRBD(ctx, n.Name, connected))
 	}
 	return errors.Join(failures...)
 }

@@ -147,11 +147,13 @@ func (p *parts) config(options Options) (cluster.Config, error) {
 			"--nbd-address=" + nbdAddress,
 			"--nodes=" + strings.Join(storage, ","),
 			"--consumers=" + strings.Join(consumers, ","),
+			"--consumers=" + strings.Join(consumers, ","),
 		},
 	}}
 	config.StorageProgram = []string{"/k8s/" + nodeStorageProgram,
 		"--node={name}",
 		"--control=http://" + ControlAddress,
+		"--blocks=" + nbdAddress,
 		"--listen={control}:" + nodeStoragePort,
 	}
 	return config, nil

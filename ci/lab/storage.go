@@ -1,70 +1,97 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/linbit/linstor-rwx/ci/lab/cluster"
+	"github.com/linbit/linstor-rwx/ci/lab/linstor/control"
 )
 
-// Storage is the control API of the stand-ins for LINSTOR and DRBD.
-type Storage struct {
-	http *http.Client
-}
-
-// Storage returns the control API of the stand-ins.
-func (l *Lab) Storage() *Storage {
+// Storage returns the control API of the stand-ins for LINSTOR and DRBD: faults
+// that concern storage only, and questions. Faults of whole nodes and of
+// networks belong to Node, which tells the stand-ins by itself.
+func (l *Lab) Storage() *control.Client {
 	dial := cluster.Dialer(l.cluster.Config().Name)
-	return &Storage{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	return control.NewClient(ControlAddress, &http.Client{Transport: transport})
 }
 
 func (l *Lab) hasStorage() bool { return len(l.cluster.Config().StorageProgram) > 0 }
 
-// Do sends a request to the control API: body as JSON if it is not nil, the
-// answer into result if that is not nil. Another status than 2xx is an error.
-func (s *Storage) Do(ctx context.Context, method, path string, body, result any) error {
-	var content io.Reader
-	if body != nil {
-		encoded, err := json.Marshal(body)
-		if err != nil {
-			return fmt.Errorf("encode request %s: %w", path, err)
-		}
-		content = bytes.NewReader(encoded)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+ControlAddress+path, content)
+// connectDRBD connects a node's DRBD to its peers or cuts it off. The stand-in
+// knows the whole partition only, so the nodes that are cut off are kept in a
+// file: several test programs may break one laboratory after another.
+func (l *Lab) connectDRBD(ctx context.Context, node string, connected bool) error {
+	cut, err := l.cutNodes()
 	if err != nil {
 		return err
 	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := s.http.Do(request)
+	cut = slices.DeleteFunc(cut, func(name string) bool { return name == node })
+	if !connected {
+		cut = append(cut, node)
+	}
+	if err := l.partition(ctx, cut); err != nil {
+		return fmt.Errorf("switch DRBD's network of %s: %w", node, err)
+	}
+	content, err := json.Marshal(cut)
 	if err != nil {
-		return fmt.Errorf("ask the storage stand-in: %w", err)
+		return err
 	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return fmt.Errorf("read answer to %s %s: %w", method, path, err)
-	}
-	if response.StatusCode/100 != 2 {
-		return fmt.Errorf("storage stand-in refuses %s %s: %s: %s", method, path, response.Status, bytes.TrimSpace(text))
-	}
-	if result == nil {
-		return nil
-	}
-	if err := json.Unmarshal(text, result); err != nil {
-		return fmt.Errorf("read answer to %s %s: %w", method, path, err)
-	}
-	return nil
+	return os.WriteFile(l.cutFile(), content, 0o644)
 }
 
-// Connect connects a node's DRBD to its peers or cuts it off.
-func (s *Storage) Connect(ctx context.Context, node string, connected bool) error {
-	return fmt.Errorf("switch DRBD's network of %s: not built yet", node)
+func (l *Lab) partition(ctx context.Context, cut []string) error {
+	if len(cut) == 0 {
+		return l.Storage().Heal(ctx)
+	}
+	// A node in no set is alone.
+	var rest []string
+	for _, node := range l.cluster.Config().Nodes {
+		if !slices.Contains(cut, node.Name) {
+			rest = append(rest, node.Name)
+		}
+	}
+	return l.Storage().Partition(ctx, rest)
 }
 
-// leaks lists what LINSTOR still holds.
-func (s *Storage) leaks(ctx context.Context) ([]string, error) { return nil, nil }
+func (l *Lab) cutNodes() ([]string, error) {
+	content, err := os.ReadFile(l.cutFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read which nodes are cut off: %w", err)
+	}
+	var nodes []string
+	if err := json.Unmarshal(content, &nodes); err != nil {
+		return nil, fmt.Errorf("read which nodes are cut off: %w", err)
+	}
+	return nodes, nil
+}
+
+func (l *Lab) cutFile() string {
+	return filepath.Join(l.cluster.Config().Directory, "drbd-cut.json")
+}
+
+// storageLeaks lists what LINSTOR still holds.
+func (l *Lab) storageLeaks(ctx context.Context) ([]string, error) {
+	state, err := l.Storage().State(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask LINSTOR what it holds: %w", err)
+	}
+	var leaks []string
+	for _, definition := range state.Definitions {
+		leaks = append(leaks, "LINSTOR resource definition "+definition.Name)
+	}
+	for _, snapshot := range state.Snapshots {
+		leaks = append(leaks, fmt.Sprintf("LINSTOR snapshot %s of %s", snapshot.Name, snapshot.Resource))
+	}
+	return leaks, nil
+}

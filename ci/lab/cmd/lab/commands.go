@@ -4,15 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	lab "github.com/linbit/linstor-rwx/ci/lab"
-	"github.com/linbit/linstor-rwx/ci/lab/build"
-	"github.com/linbit/linstor-rwx/ci/lab/cluster"
 	"github.com/linbit/linstor-rwx/ci/lab/cluster/guest"
 )
 
@@ -114,19 +111,7 @@ func helmCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cache, err := build.OpenCache(os.Stderr)
-			if err != nil {
-				return err
-			}
-			tool, err := build.FindTool("helm")
-			if err != nil {
-				return err
-			}
-			helm, err := tool.Get(command.Context(), cache)
-			if err != nil {
-				return err
-			}
-			return inside(command.Context(), l, helm, args...)
+			return l.Helm(command.Context(), os.Stdout, args...)
 		},
 	}
 }
@@ -202,9 +187,9 @@ func nodeCommand() *cobra.Command {
 		name, short string
 		run         func(ctx context.Context, node *lab.Node) error
 	}{
-		{"off", "Cut its power", func(_ context.Context, n *lab.Node) error { return n.PowerOff() }},
+		{"off", "Cut its power", func(ctx context.Context, n *lab.Node) error { return n.PowerOff(ctx) }},
 		{"on", "Switch it on, with its old disk, and wait until it is Ready", func(ctx context.Context, n *lab.Node) error {
-			if err := n.PowerOn(); err != nil {
+			if err := n.PowerOn(ctx); err != nil {
 				return err
 			}
 			return n.WaitReady(ctx)
@@ -214,8 +199,8 @@ func nodeCommand() *cobra.Command {
 		{"cut-kubernetes", "Cut its Kubernetes network only", func(ctx context.Context, n *lab.Node) error { return n.CutNetwork(ctx, lab.KubernetesNetwork) }},
 		{"cut-drbd", "Cut its DRBD connections only", func(ctx context.Context, n *lab.Node) error { return n.CutNetwork(ctx, lab.DRBDNetwork) }},
 		{"heal", "Undo all cuts", func(ctx context.Context, n *lab.Node) error { return n.Heal(ctx) }},
-		{"freeze", "Stop it, as if the machine hung", func(_ context.Context, n *lab.Node) error { return n.Freeze() }},
-		{"thaw", "Let it go on", func(_ context.Context, n *lab.Node) error { return n.Thaw() }},
+		{"freeze", "Stop it, as if the machine hung", func(ctx context.Context, n *lab.Node) error { return n.Freeze(ctx) }},
+		{"thaw", "Let it go on", func(ctx context.Context, n *lab.Node) error { return n.Thaw(ctx) }},
 	}
 	for _, action := range actions {
 		command.AddCommand(&cobra.Command{
@@ -265,13 +250,8 @@ func attachNode(name string) (*lab.Node, error) {
 	return l.Node(name)
 }
 
-// inside runs a program of this machine in the laboratory's network.
+// inside runs a program of this machine in the laboratory's network. What was
+// wrong has been said by the program.
 func inside(ctx context.Context, l *lab.Lab, name string, args ...string) error {
-	command := exec.CommandContext(ctx, name, args...)
-	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
-	command.Env = append(os.Environ(), "KUBECONFIG="+l.Kubeconfig())
-	if err := cluster.InNamespace(l.Cluster().Config().Name, command.Start); err != nil {
-		return err
-	}
-	return command.Wait()
+	return l.Run(ctx, os.Stdout, name, args...)
 }
