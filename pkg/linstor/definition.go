@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -310,16 +311,52 @@ func (c *Client) RemoveUnused(ctx context.Context, name, export string) (bool, e
 	return true, c.removeGroup(ctx, have.ResourceGroup)
 }
 
-// removeGroup removes an empty resource group of ours.
+// ownGroup matches the names that rwx-provisioner derives. The prefix alone would
+// take in groups that users have named.
+var ownGroup = regexp.MustCompile("^" + regexp.QuoteMeta(names.ResourceGroupPrefix) + "[0-9a-f]{32}$")
+
 func (c *Client) removeGroup(ctx context.Context, name string) error {
-	if !strings.HasPrefix(name, names.ResourceGroupPrefix) {
+	if !ownGroup.MatchString(name) {
 		return nil
 	}
+	return c.RemoveGroup(ctx, name)
+}
+
+// RemoveGroup removes a resource group; one that has resource definitions stays, which
+// is no error.
+func (c *Client) RemoveGroup(ctx context.Context, name string) error {
 	err := c.modify(ctx, func(ctx context.Context) error { return c.api.ResourceGroups.Delete(ctx, name) })
 	if err != nil && !errors.Is(err, lapi.NotFoundError) && !isCode(err, linstor.FailExistsRscDfn) {
 		return fmt.Errorf("remove resource group %s: %w", name, err)
 	}
 	return nil
+}
+
+// EmptyGroups returns the resource groups with names of ours that no resource
+// definition is in.
+func (c *Client) EmptyGroups(ctx context.Context) ([]string, error) {
+	var groups []lapi.ResourceGroup
+	var definitions []lapi.ResourceDefinitionWithVolumeDefinition
+	err := c.read(ctx, func(ctx context.Context) (err error) {
+		if groups, err = c.api.ResourceGroups.GetAll(ctx); err != nil {
+			return err
+		}
+		definitions, err = c.api.ResourceDefinitions.GetAll(ctx, lapi.RDGetAllRequest{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list resource groups: %w", err)
+	}
+	var empty []string
+	for _, group := range groups {
+		used := slices.ContainsFunc(definitions, func(d lapi.ResourceDefinitionWithVolumeDefinition) bool {
+			return strings.EqualFold(d.ResourceGroupName, group.Name)
+		})
+		if !used && ownGroup.MatchString(group.Name) {
+			empty = append(empty, group.Name)
+		}
+	}
+	return empty, nil
 }
 
 func isCode(err error, code uint64) bool { return errors.Is(err, lapi.ApiCallRcErr(code)) }

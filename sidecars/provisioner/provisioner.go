@@ -32,6 +32,8 @@ type Linstor interface {
 	EnsureRecoveryVolume(ctx context.Context, name, export string, sizeKiB uint64) error
 	RemoveRecoveryVolume(ctx context.Context, name string) error
 	RemoveUnused(ctx context.Context, name, export string) (bool, error)
+	EmptyGroups(ctx context.Context) ([]string, error)
+	RemoveGroup(ctx context.Context, name string) error
 	Mark(ctx context.Context, name, export string) error
 	Unmark(ctx context.Context, name string) error
 }

@@ -3,6 +3,7 @@ package provisioner
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +48,10 @@ type sweep struct {
 	events    record.EventRecorder
 	firstSeen map[string]time.Time
 	now       func() time.Time
+
+	// Of the current pass:
+	current map[string]bool
+	kept    map[string]float64
 }
 
 // verdict is what is to be done with an NFSExport.
@@ -99,55 +104,75 @@ func (s *sweep) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seen := map[string]bool{}
-	kept := map[string]float64{}
+	groups, err := s.Linstor.EmptyGroups(ctx)
+	if err != nil {
+		return err
+	}
+	s.current, s.kept = map[string]bool{}, map[string]float64{}
 	known := map[string]bool{}
 	for i := range list.Items {
-		export := &list.Items[i]
-		known[export.Name] = true
-		verdict := judge(s.facts(export))
-		switch verdict {
-		case markSeen:
-			if err := s.markSeen(ctx, export); err != nil {
-				return err
-			}
-		case forgotten, unexpected:
-			key := "export " + export.Name + " " + string(export.UID)
-			seen[key] = true
-			if !s.old(key) {
-				continue
-			}
-			if verdict == unexpected {
-				kept["export"]++
-				s.keepExport(export)
-			} else if err := s.removeExport(ctx, export); err != nil {
-				klog.FromContext(ctx).Info("Cannot remove a leftover export yet", "export", export.Name, "err", err)
-			}
-		}
+		known[list.Items[i].Name] = true
+		s.exportPass(ctx, &list.Items[i])
 	}
 	for _, definition := range definitions {
-		if known[definition.Export] || s.hasVolume(definition) {
-			continue
-		}
-		key := "definition " + definition.Name + " " + definition.UUID
-		seen[key] = true
-		if !s.old(key) {
-			continue
-		}
-		if removed, err := s.removeDefinition(ctx, definition); err != nil {
-			klog.FromContext(ctx).Info("Cannot remove a leftover resource definition yet", "resourceDefinition", definition.Name, "err", err)
-		} else if !removed {
-			kept["definition"]++
-			klog.FromContext(ctx).Info("Keeping a resource definition that has our marker and no NFSExport, because it may hold data", "resourceDefinition", definition.Name)
+		if !known[definition.Export] && !s.hasVolume(definition) {
+			s.definitionPass(ctx, definition)
 		}
 	}
-	for key := range s.firstSeen {
-		if !seen[key] {
-			delete(s.firstSeen, key)
-		}
+	for _, group := range groups {
+		s.groupPass(ctx, group)
 	}
-	s.metrics.setKept(kept)
+	maps.DeleteFunc(s.firstSeen, func(key string, _ time.Time) bool { return !s.current[key] })
+	s.metrics.setKept(s.kept)
 	return nil
+}
+
+func (s *sweep) exportPass(ctx context.Context, export *v1alpha1.NFSExport) {
+	logger := klog.FromContext(ctx).WithValues("export", export.Name)
+	switch verdict := judge(s.facts(export)); verdict {
+	case markSeen:
+		if err := s.markSeen(ctx, export); err != nil {
+			logger.Error(err, "Cannot mark export, trying again later")
+		}
+	case forgotten, unexpected:
+		if !s.old("export " + export.Name + " " + string(export.UID)) {
+			return
+		}
+		if verdict == unexpected {
+			s.kept["export"]++
+			s.keepExport(export)
+		} else if err := s.removeExport(ctx, export); err != nil {
+			logger.Info("Cannot remove a leftover export yet", "err", err)
+		}
+	}
+}
+
+func (s *sweep) definitionPass(ctx context.Context, definition *linstor.Definition) {
+	if !s.old("definition " + definition.Name + " " + definition.UUID) {
+		return
+	}
+	logger := klog.FromContext(ctx).WithValues("resourceDefinition", definition.Name)
+	removed, err := s.removeDefinition(ctx, definition)
+	switch {
+	case err != nil:
+		logger.Info("Cannot remove a leftover resource definition yet", "err", err)
+	case !removed:
+		s.kept["definition"]++
+		logger.Info("Keeping a resource definition that has our marker and no NFSExport, because it may hold data")
+	}
+}
+
+// groupPass removes a group that a crash left before its first volume. If a claim is
+// just about to use it, LINSTOR refuses or the claim makes it again.
+func (s *sweep) groupPass(ctx context.Context, group string) {
+	if !s.old("group " + group) {
+		return
+	}
+	if err := s.Linstor.RemoveGroup(ctx, group); err != nil {
+		klog.FromContext(ctx).Info("Cannot remove a leftover resource group yet", "resourceGroup", group, "err", err)
+		return
+	}
+	s.metrics.removed("group")
 }
 
 // old tells whether something has been a leftover for long enough, as seen by this
@@ -158,6 +183,7 @@ func (s *sweep) old(key string) bool {
 		first = s.now()
 		s.firstSeen[key] = first
 	}
+	s.current[key] = true
 	return s.now().Sub(first) >= s.Settings.SweepAge
 }
 
