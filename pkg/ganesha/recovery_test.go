@@ -115,6 +115,54 @@ func TestRecordsAndGrace(t *testing.T) {
 	}
 }
 
+// A reader beside a server that starts and ends graces sees the one or the
+// other, never a volume without clients.
+func TestRecordsAreNeverSeenHalf(t *testing.T) {
+	root := volume(t, "node0.0", []string{"node0.0", one, two})
+	records := filepath.Join(root, "v4recov")
+	done := make(chan error, 1)
+	go func() {
+		done <- func() error {
+			for i := range 100 {
+				old, next := filepath.Join(records, fmt.Sprintf("node0.%d", i)), fmt.Sprintf("node0.%d", i+1)
+				err := errors.Join(
+					os.MkdirAll(filepath.Join(records, next, one), 0o700),
+					os.Mkdir(filepath.Join(records, next, two), 0o700),
+					os.Symlink(next, filepath.Join(records, "node0.tmp")),
+					os.Rename(filepath.Join(records, "node0.tmp"), filepath.Join(records, "node0")),
+					os.RemoveAll(filepath.Join(old, one)), // one after the other, as ganesha does
+					os.RemoveAll(old),
+				)
+				if err != nil {
+					return err
+				}
+				time.Sleep(5 * time.Millisecond) // a grace lasts seconds, not less than a look
+			}
+			return nil
+		}()
+	}()
+	looks := 0
+	for {
+		select {
+		case err := <-done:
+			must(t, err)
+			if looks < 100 {
+				t.Errorf("only %d looks: the test proves little", looks)
+			}
+			return
+		default:
+		}
+		looks++
+		recorded, err := Records(root)
+		if err != nil || len(recorded.Clients) != 2 {
+			t.Fatalf("look %d: got %+v, %v", looks, recorded, err)
+		}
+		if grace, err := GraceState(root); err != nil || (grace.Active && grace.Expected != 2) {
+			t.Fatalf("look %d: got %+v, %v", looks, grace, err)
+		}
+	}
+}
+
 func TestOrphansGoAndRecordsStay(t *testing.T) {
 	root := volume(t, "node0.A", []string{"node0.A", one}, []string{"node0.O", two}, []string{"node0.P"})
 	must(t, os.Symlink("node0.P", filepath.Join(root, "v4recov", "node0.tmp")))
