@@ -1,6 +1,7 @@
 package images
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,35 @@ import (
 
 	"github.com/linbit/linstor-rwx/ci/lab/build"
 )
+
+// linstorCSIRoot holds what linstor-csi's node plugin calls. busybox is not for
+// linstor-csi: the workload image takes it from this tree.
+var linstorCSIRoot = build.Debian{
+	Name:     "root-linstor-csi",
+	Suite:    "bookworm",
+	Packages: []string{"mount", "util-linux", "e2fsprogs", "xfsprogs", "nfs-common", "kmod", "busybox-static"},
+	Expect:   "about 2 minutes",
+}
+
+// Roots are the names of the root trees that Root makes.
+var Roots = []string{"ganesha", "sidecars", "linstor-csi"}
+
+// Root returns the folder with the root tree of an image, for a test that runs
+// its programs on the host by chroot. Nobody may change the tree.
+func Root(ctx context.Context, cache *build.Cache, name string) (string, error) {
+	if name == "linstor-csi" {
+		return linstorCSIRoot.Get(ctx, cache)
+	}
+	repository, err := build.Repository()
+	if err != nil {
+		return "", err
+	}
+	definition, err := readDefinition(repository, name)
+	if err != nil {
+		return "", err
+	}
+	return definition.Get(ctx, cache)
+}
 
 // readDefinition returns the root tree that images/<name> in the repository
 // describes: the release of Debian in its Dockerfile, the packages in the file

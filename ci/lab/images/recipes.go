@@ -65,23 +65,10 @@ func singleRecipe(ctx context.Context, cache *build.Cache, image, name, program 
 	return recipe{Name: image, Entrypoint: []string{"/" + name}, Layers: []layer{content}}, nil
 }
 
-// linstorCSIRoot holds what linstor-csi's node plugin calls. busybox is not for
-// linstor-csi: the workload image takes it from this tree.
-var linstorCSIRoot = build.Debian{
-	Name:     "root-linstor-csi",
-	Suite:    "bookworm",
-	Packages: []string{"mount", "util-linux", "e2fsprogs", "xfsprogs", "nfs-common", "kmod", "busybox-static"},
-	Expect:   "about 2 minutes",
-}
-
 // linstorCSIRecipe returns the image of the unmodified LINSTOR CSI driver: controller
 // and node plugin.
 func linstorCSIRecipe(ctx context.Context, cache *build.Cache) (recipe, error) {
-	tree, err := linstorCSIRoot.Get(ctx, cache)
-	if err != nil {
-		return recipe{}, err
-	}
-	base, err := treeLayer(ctx, cache, "linstor-csi-root", tree)
+	base, err := rootLayer(ctx, cache, "linstor-csi")
 	if err != nil {
 		return recipe{}, err
 	}
@@ -116,15 +103,7 @@ func sidecarsBaseRecipe(ctx context.Context, cache *build.Cache) (recipe, error)
 
 // rootLayer returns the layer with the root tree of images/<name>.
 func rootLayer(ctx context.Context, cache *build.Cache, name string) (layer, error) {
-	repository, err := build.Repository()
-	if err != nil {
-		return layer{}, err
-	}
-	definition, err := readDefinition(repository, name)
-	if err != nil {
-		return layer{}, err
-	}
-	tree, err := definition.Get(ctx, cache)
+	tree, err := Root(ctx, cache, name)
 	if err != nil {
 		return layer{}, err
 	}

@@ -5,7 +5,8 @@
 //	lab-build tools               the programs of others
 //	lab-build images              the container images of the laboratory
 //	lab-build release VERSION DIR the images that users run, as files in DIR
-//	lab-build NAME                one program of others; prints its path alone
+//	lab-build NAME                one program of others, or one root tree; prints
+//	                              its path alone
 //	lab-build list                the names
 package main
 
@@ -49,6 +50,9 @@ func run(ctx context.Context, arguments []string) error {
 		for _, tool := range build.Tools {
 			fmt.Println(tool.Name, tool.Version)
 		}
+		for _, root := range images.Roots {
+			fmt.Println(rootPrefix + root)
+		}
 		return nil
 	case "all":
 		// Kubernetes is by far the longest and comes first.
@@ -74,11 +78,7 @@ func run(ctx context.Context, arguments []string) error {
 			return err
 		}
 	default:
-		tool, err := build.FindTool(what)
-		if err != nil {
-			return err
-		}
-		path, err := tool.Get(ctx, cache)
+		path, err := one(ctx, cache, what)
 		if err != nil {
 			return err
 		}
@@ -87,6 +87,21 @@ func run(ctx context.Context, arguments []string) error {
 	}
 	fmt.Fprintf(os.Stderr, "done in %.0f s\n", time.Since(started).Seconds())
 	return nil
+}
+
+// rootPrefix tells the name of a root tree from that of a program.
+const rootPrefix = "root-"
+
+// one builds one thing by its name and returns its path.
+func one(ctx context.Context, cache *build.Cache, name string) (string, error) {
+	if root, found := strings.CutPrefix(name, rootPrefix); found {
+		return images.Root(ctx, cache, root)
+	}
+	tool, err := build.FindTool(name)
+	if err != nil {
+		return "", err
+	}
+	return tool.Get(ctx, cache)
 }
 
 func tools(ctx context.Context, cache *build.Cache) error {
