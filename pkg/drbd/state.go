@@ -6,7 +6,8 @@ import "fmt"
 // It is the rule by which drbdsetup computes may_promote for events2
 // (drbdsetup_events2.c, compute_promotion_info); `status` does not report it. It
 // is an estimate: only Tool.Primary asks the peers, and only it can find out
-// that a Primary is dead.
+// that a Primary is dead. It is stricter than drbd-utils 9.22 in one point, as
+// newer versions are: a resource that was demoted by force may not.
 func (r Resource) MayPromote() (bool, string) {
 	if len(r.Devices) == 0 {
 		return false, "the resource has no devices yet"

@@ -335,7 +335,9 @@ func TestLauncherServesTheRealGanesha(t *testing.T) {
 	if len(states) != 1 || !states[0].Running || states[0].ConfigHash != process.ConfigHash {
 		t.Errorf("got %+v", states)
 	}
+	start = time.Now()
 	must(t, launcher.Stop(t.Context(), "pvc-1", false))
+	t.Logf("stopping took %v", time.Since(start).Round(time.Millisecond))
 	if !strings.Contains(out.String(), "[pvc-1] ") {
 		t.Error("the log does not name the export")
 	}
