@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	listersv1 "k8s.io/client-go/listers/core/v1"
@@ -83,7 +82,7 @@ func (p *process) controllers(ctx context.Context) (*controllers, error) {
 		o.controllerPublishReadOnly, o.preventVolumeModeConversion, nodeStore,
 	)
 	if o.enableCapacity {
-		if err := c.addCapacity(ctx, factory); err != nil {
+		if err := c.addCapacity(factory); err != nil {
 			return nil, err
 		}
 		inner = capacity.NewProvisionWrapper(inner, c.capacity)
@@ -124,7 +123,7 @@ func (p *process) controllers(ctx context.Context) (*controllers, error) {
 }
 
 // addCapacity makes the controller that publishes CSIStorageCapacity objects.
-func (c *controllers) addCapacity(ctx context.Context, factory informers.SharedInformerFactory) error {
+func (c *controllers) addCapacity(factory informers.SharedInformerFactory) error {
 	p, o := c.process, c.process.options
 	config := rest.CopyConfig(p.config)
 	config.QPS, config.Burst = o.kubeAPICapacityQPS, o.kubeAPICapacityBurst
@@ -142,7 +141,7 @@ func (c *controllers) addCapacity(ctx context.Context, factory informers.SharedI
 		if pod == "" {
 			return errors.New("need POD_NAME env variable to determine CSIStorageCapacity owner")
 		}
-		owningObject, err = owner.Lookup(config, namespace, pod, schema.GroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod")), o.capacityOwnerrefLevel)
+		owningObject, err = owner.Lookup(config, namespace, pod, corev1.SchemeGroupVersion.WithKind("Pod"), o.capacityOwnerrefLevel)
 		if err != nil {
 			return fmt.Errorf("look up owner of pod: %w", err)
 		}

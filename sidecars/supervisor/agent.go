@@ -222,7 +222,8 @@ func (a *Agent) reconcile(ctx context.Context, name string) (time.Duration, erro
 	case Keep:
 		return a.keep(ctx, f, decision)
 	case Adopt:
-		return again, a.adopt(ctx, f)
+		a.adopt(ctx, f)
+		return again, nil
 	case Start:
 		return a.startServer(ctx, f)
 	case Restart:

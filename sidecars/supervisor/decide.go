@@ -123,7 +123,7 @@ func decide(s Settings, f Facts) Decision {
 	if f.holding() || (f.Server != nil && f.primary()) {
 		return decideHeld(s, f)
 	}
-	return decideFree(s, f)
+	return decideFree(f)
 }
 
 // mustFence says why this node has to let go at once, or "".
@@ -201,7 +201,7 @@ func restart(f Facts, reason, message string) Decision {
 }
 
 // decideFree is for an export that no known Primary uses.
-func decideFree(s Settings, f Facts) Decision {
+func decideFree(f Facts) Decision {
 	stale := Decision{Action: Stop, Reason: ReasonStale, Message: "clean up after an earlier server"}
 	if f.Resource == nil {
 		if f.SliceHere || f.Server != nil {

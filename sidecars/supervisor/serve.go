@@ -20,7 +20,7 @@ const (
 
 // adopt takes over a server that an earlier supervisor process of this pod
 // started. The server is not touched.
-func (a *Agent) adopt(ctx context.Context, f Facts) error {
+func (a *Agent) adopt(ctx context.Context, f Facts) {
 	server := &Server{Intent: *f.Intent}
 	if size, err := a.files.SizeBytes(a.settings.dataPath(f.Name)); err == nil {
 		server.SizeBytes = size
@@ -41,7 +41,6 @@ func (a *Agent) adopt(ctx context.Context, f Facts) error {
 	m.lock.Unlock()
 	a.observations.AddAfter(f.Name, graceInterval)
 	klog.FromContext(ctx).Info("Adopted running server", "pid", f.Process.PID, "port", server.Port)
-	return nil
 }
 
 // keep brings endpoint and status of a served export up to date. Nothing is

@@ -31,7 +31,6 @@ type starting struct {
 	memory   *memory
 	export   *v1alpha1.NFSExport
 	resource drbd.Resource
-	intent   Intent
 	server   Server
 	// restart keeps the port, and what the server knew of its last growth.
 	restart bool

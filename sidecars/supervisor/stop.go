@@ -131,7 +131,7 @@ func (a *Agent) fence(ctx context.Context, f Facts) error {
 	}
 	klog.FromContext(ctx).Info("Fenced export", "seconds", seconds(a.now().Sub(started)))
 	if len(errs) > 0 {
-		<-endpointErr
+		errs = append(errs, <-endpointErr) // Join leaves nil out
 		return fmt.Errorf("fence export %s: %w", f.Name, errors.Join(errs...))
 	}
 	return a.released(f, <-endpointErr)
