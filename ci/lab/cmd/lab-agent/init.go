@@ -244,7 +244,11 @@ func prepareForKubelet() error {
 	return nil
 }
 
+// powerOff ends the guest. It refuses to end any other machine.
 func powerOff() error {
+	if _, err := os.Stat(guest.SpecPath); err != nil {
+		return fmt.Errorf("power off: this is no guest of the laboratory: %w", err)
+	}
 	unix.Sync()
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }

@@ -33,6 +33,11 @@ func serve() error {
 	}
 	go keepAll(spec.Programs)
 
+	return http.Serve(listener, handlers())
+}
+
+// handlers answers the host.
+func handlers() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ready", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("POST /exec", handleExec)
@@ -42,7 +47,7 @@ func serve() error {
 		// After the answer is out.
 		time.AfterFunc(100*time.Millisecond, func() { say("power off: %v", powerOff()) })
 	})
-	return http.Serve(listener, mux)
+	return mux
 }
 
 // keepAll starts the programs one after the other.
@@ -105,10 +110,13 @@ func handleExec(w http.ResponseWriter, r *http.Request) {
 		}
 		return http.NewResponseController(w).Flush()
 	}
-	// The request's context ends when the host hangs up: the command dies then.
+	// The request's context ends when the host hangs up: the command dies
+	// then, with its children.
 	command := exec.CommandContext(r.Context(), request.Args[0], request.Args[1:]...)
 	command.Stdin = bytes.NewReader(request.Stdin)
 	command.Stdout, command.Stderr = guest.StdoutFrames(send), guest.StderrFrames(send)
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.WaitDelay = time.Second
 	err := command.Run()
 	var ended *exec.ExitError
