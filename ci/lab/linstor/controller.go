@@ -108,7 +108,7 @@ func New(options Options) (*Controller, error) {
 	if c.version == "" {
 		c.version = DefaultVersion
 	}
-	c.groups[defaultGroup] = &resourceGroup{name: defaultGroup, uuid: newUUID(), props: map[string]string{}}
+	c.groups[defaultGroup] = &resourceGroup{name: defaultGroup, uuid: newUUID(), props: map[string]string{}, volumes: map[int]*volumeGroup{}}
 	for _, o := range options.Nodes {
 		n := &node{name: o.Name, uuid: newUUID(), address: o.Address, props: clone(o.Props), online: true, pools: map[string]*pool{}}
 		n.props["CurStltConnName"] = "default"
@@ -223,7 +223,7 @@ func (c *Controller) prop(rd *resourceDefinition, key string) string {
 	return c.props[key]
 }
 
-// volumeProp resolves a property of a volume: resource, VD, RD, RG.
+// volumeProp resolves a property of a volume: resource, VD, VG, RD, RG.
 func (c *Controller) volumeProp(rd *resourceDefinition, vd *volumeDefinition, r *resource, key string) string {
 	if r != nil {
 		if v, ok := r.props[key]; ok {
@@ -232,6 +232,11 @@ func (c *Controller) volumeProp(rd *resourceDefinition, vd *volumeDefinition, r 
 	}
 	if v, ok := vd.props[key]; ok {
 		return v
+	}
+	if g := c.groups[rd.group]; g != nil && g.volumes[vd.number] != nil {
+		if v, ok := g.volumes[vd.number].props[key]; ok {
+			return v
+		}
 	}
 	return c.prop(rd, key)
 }

@@ -47,7 +47,7 @@ func (c *Controller) createGroup(q *request) Replies {
 	if rs := checkProps(objGroup, in.Props); rs != nil {
 		return rs
 	}
-	c.groups[in.Name] = &resourceGroup{name: in.Name, uuid: newUUID(), description: in.Description, props: clone(in.Props), filter: in.SelectFilter}
+	c.groups[in.Name] = &resourceGroup{name: in.Name, uuid: newUUID(), description: in.Description, props: clone(in.Props), filter: in.SelectFilter, volumes: map[int]*volumeGroup{}}
 	return Replies{success(codeCreated, objGroup|opCreate, "New resource group '%s' created.", in.Name)}
 }
 

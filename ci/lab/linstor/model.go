@@ -65,6 +65,7 @@ type resourceGroup struct {
 	name, uuid, description string
 	props                   map[string]string
 	filter                  selectFilter
+	volumes                 map[int]*volumeGroup
 }
 
 type resourceDefinition struct {
@@ -123,6 +124,7 @@ func (r *resource) deleted() bool    { return slices.Contains(r.flags, flagDelet
 
 type volume struct {
 	pool, kind string
+	props      map[string]string
 	uuid       string
 	deployed   bool
 	sizeKiB    int64 // what the node's backing device has

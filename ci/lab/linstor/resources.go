@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -261,13 +262,73 @@ func (c *Controller) listResources(q *request) (int, any) {
 func (c *Controller) getResource(q *request) (int, any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	rd, r, rs := c.resourceOf(q)
+	if rs != nil {
+		return http.StatusNotFound, rs
+	}
+	return http.StatusOK, c.resourceJSON(rd, r)
+}
+
+// resourceOf finds the resource that the request's path names.
+func (c *Controller) resourceOf(q *request) (*resourceDefinition, *resource, Replies) {
 	rd, ok := c.definitions[q.PathValue("rd")]
 	if !ok {
-		return http.StatusNotFound, definitionNotFound(q.PathValue("rd"))
+		return nil, nil, definitionNotFound(q.PathValue("rd"))
 	}
 	r, ok := rd.resources[q.PathValue("node")]
 	if !ok {
-		return http.StatusNotFound, fail(failNotFoundResource, objResource, "Resource '%s' on node '%s' not found.", rd.name, q.PathValue("node"))
+		return rd, nil, fail(failNotFoundResource, objResource, "Resource '%s' on node '%s' not found.", rd.name, q.PathValue("node"))
 	}
-	return http.StatusOK, c.resourceJSON(rd, r)
+	return rd, r, nil
+}
+
+func (c *Controller) listVolumes(q *request) (int, any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rd, r, rs := c.resourceOf(q)
+	if rs != nil {
+		return http.StatusNotFound, rs
+	}
+	return http.StatusOK, append([]volumeJSON{}, c.resourceJSON(rd, r).Volumes...)
+}
+
+func (c *Controller) getVolume(q *request) (int, any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rd, r, rs := c.resourceOf(q)
+	if rs != nil {
+		return http.StatusNotFound, rs
+	}
+	for _, v := range c.resourceJSON(rd, r).Volumes {
+		if strconv.Itoa(v.VolumeNumber) == q.PathValue("number") {
+			return http.StatusOK, v
+		}
+	}
+	return http.StatusNotFound, volumeMissing(q)
+}
+
+func volumeMissing(q *request) Replies {
+	return fail(failNotFoundVolume+1, objVolume, "Volume '%s' of resource '%s' on node '%s' not found.", q.PathValue("number"), q.PathValue("rd"), q.PathValue("node"))
+}
+
+func (c *Controller) modifyVolume(q *request) Replies {
+	var in propsModify
+	if rs := q.decode(&in); rs != nil {
+		return rs
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, r, rs := c.resourceOf(q)
+	if rs == nil {
+		rs = checkProps(objVolume, in.OverrideProps)
+	}
+	if rs != nil {
+		return rs
+	}
+	number, err := strconv.Atoi(q.PathValue("number"))
+	if err != nil || r.volumes[number] == nil {
+		return volumeMissing(q)
+	}
+	in.modify(r.volumes[number].props)
+	return Replies{success(codeModified, objVolume|opModify, "Volume %d of resource '%s' on node '%s' modified.", number, q.PathValue("rd"), r.node)}
 }

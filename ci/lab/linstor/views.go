@@ -126,7 +126,7 @@ func (c *Controller) resourceJSON(rd *resourceDefinition, r *resource) resourceJ
 			continue
 		}
 		j := volumeJSON{
-			VolumeNumber: vd.number, StoragePoolName: v.pool, ProviderKind: v.kind, Props: map[string]string{},
+			VolumeNumber: vd.number, StoragePoolName: v.pool, ProviderKind: v.kind, Props: clone(v.props),
 			Flags: orEmpty(slices.Clone(vd.flags)), UUID: v.uuid, Reports: v.reports,
 		}
 		if v.deployed {

@@ -138,10 +138,10 @@ func (c *Controller) addVolumeDefinition(rd *resourceDefinition, in volumeDefini
 // that all volumes of a resource share a pool.
 func (c *Controller) newVolume(r *resource, sync bool) *volume {
 	if r.diskless() {
-		return &volume{pool: disklessPool, kind: kindDiskless, uuid: newUUID()}
+		return &volume{pool: disklessPool, kind: kindDiskless, props: map[string]string{}, uuid: newUUID()}
 	}
 	name := r.props[propPool]
-	return &volume{pool: name, kind: c.nodes[r.node].pools[name].kind, uuid: newUUID(), sync: sync}
+	return &volume{pool: name, kind: c.nodes[r.node].pools[name].kind, props: map[string]string{}, uuid: newUUID(), sync: sync}
 }
 
 // chooseWinner fixes the node whose disk becomes UpToDate first, as servers
