@@ -42,6 +42,9 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 		return nil, fmt.Errorf("remove the earlier run: %w", err)
 	}
 	c := &Cluster{config: config}
+	if err := c.holdBase(); err != nil {
+		return nil, err
+	}
 	if err := c.writeConfig(); err != nil {
 		return nil, err
 	}
@@ -274,10 +277,21 @@ func (c *Cluster) Status() []string {
 	return append(lines, "interfaces: "+strings.TrimSpace(links))
 }
 
-func (c *Cluster) writeConfig() error {
+// holdBase gives the base image a name of its own, so that it outlives the
+// clearing of a build cache: a node that is switched on again needs it.
+func (c *Cluster) holdBase() error {
 	if err := os.MkdirAll(c.config.Directory, 0o755); err != nil {
 		return err
 	}
+	held := c.config.path("base.ext4")
+	// On another filesystem the image stays where it is.
+	if err := os.Link(c.config.Base, held); err == nil {
+		c.config.Base = held
+	}
+	return nil
+}
+
+func (c *Cluster) writeConfig() error {
 	content, err := json.MarshalIndent(c.config, "", "  ")
 	if err != nil {
 		return err
