@@ -4,16 +4,14 @@
 set -euo pipefail
 
 packages=(
-  # The nodes: guests of user-mode-linux with containerd and kubelet.
-  user-mode-linux containerd runc containernetworking-plugins
-  # Root trees of guests and images, and the filesystems in them.
-  debootstrap e2fsprogs xfsprogs zstd
-  # Networks of the laboratory.
-  iproute2 iptables conntrack procps util-linux kmod
-  # An NFS client for the nodes.
-  nfs-common
-  # A small preloaded library for user-mode-linux is compiled.
-  gcc libc6-dev
+  # The nodes: guests of user-mode-linux, for which a small library is compiled.
+  user-mode-linux gcc libc6-dev
+  # Root trees of guests and images, and the modules and filesystems in them.
+  debootstrap zstd e2fsprogs xfsprogs kmod util-linux
+  # Images are imported into the guests' disk before they start.
+  containerd
+  # Networks and processes of the laboratory, for people who look at them.
+  iproute2 procps
   # Checks.
   shellcheck git ca-certificates
 )
@@ -33,7 +31,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "Installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
-  # containerd and NFS services are not wanted on the host itself.
+  # containerd is not wanted as a service of this machine.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
