@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -275,6 +277,11 @@ func (a *Agent) remember(name string) *memory {
 func (a *Agent) forgetIfGone(f Facts) {
 	if f.Export != nil {
 		return
+	}
+	// The mount points; Remove, not RemoveAll: what is mounted or holds anything
+	// stays.
+	for _, path := range []string{a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name), filepath.Dir(a.settings.dataPath(f.Name))} {
+		_ = os.Remove(path)
 	}
 	a.lock.Lock()
 	defer a.lock.Unlock()

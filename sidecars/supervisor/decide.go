@@ -219,8 +219,8 @@ func decideFree(f Facts) Decision {
 		return nothing(wait)
 	}
 	if reason, message := mayServe(*f.Resource); reason != "" {
-		if f.SliceHere || f.Server != nil {
-			return stale
+		if decision, ok := decideStale(f, stale); ok {
+			return decision
 		}
 		return decideRefusal(f, reason, message)
 	}
@@ -234,14 +234,8 @@ func decideFree(f Facts) Decision {
 
 // decideIdle is for an export that nobody needs now.
 func decideIdle(f Facts, stale Decision) Decision {
-	if f.SliceHere || f.Server != nil {
-		return stale
-	}
-	if f.primary() {
-		if wait := strayAfter - f.Now.Sub(f.Timers.Stray); wait > 0 {
-			return nothing(wait)
-		}
-		return stale
+	if decision, ok := decideStale(f, stale); ok {
+		return decision
 	}
 	reason, message := mayServe(*f.Resource)
 	if grows(f) && reason == "" && !f.Now.Before(f.Timers.NotBefore) {
@@ -258,6 +252,26 @@ func decideIdle(f Facts, stale Decision) Decision {
 		decision.After = wait
 	}
 	return decision
+}
+
+// decideStale cleans up what an earlier server left, if this node is not going
+// to serve.
+func decideStale(f Facts, stale Decision) (Decision, bool) {
+	if f.primary() {
+		// Without quorum an ordinary demotion may hang.
+		reason, _ := mustFence(f)
+		stale.Fence = reason != ""
+	}
+	if f.SliceHere || f.Server != nil || (f.primary() && f.Intent != nil) {
+		return stale, true
+	}
+	if !f.primary() {
+		return Decision{}, false
+	}
+	if wait := strayAfter - f.Now.Sub(f.Timers.Stray); wait > 0 {
+		return nothing(wait), true
+	}
+	return stale, true
 }
 
 // grows says whether the device grew since the export was last looked at.

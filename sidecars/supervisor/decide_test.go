@@ -195,6 +195,15 @@ func TestDecide(t *testing.T) {
 			f.Resource.Role = drbd.RolePrimary
 			f.Timers.Stray = noon.Add(-strayAfter)
 		}), Stop, ReasonStale, false, 0},
+		{"wanted, Primary left behind, and no quorum", facts(noQuorum, waited(time.Minute), func(f *Facts) {
+			f.Resource.Role = drbd.RolePrimary
+			f.Timers.Stray = noon.Add(-strayAfter)
+		}), Stop, ReasonStale, true, 0},
+		{"wanted, our own Primary left behind, and no quorum", facts(noQuorum, waited(time.Minute), func(f *Facts) {
+			f.Resource.Role = drbd.RolePrimary
+			f.Timers.Stray = noon
+			f.Intent = &Intent{Export: testExport, Port: 20497}
+		}), Stop, ReasonStale, true, 0},
 		{"idle, mounts left behind", facts(mounted, detached(0)), Stop, ReasonIdle, false, 0},
 
 		// Deleted.

@@ -98,6 +98,7 @@ func (d drbdFake) Primary(_ context.Context, _ string) error {
 		}
 		m.primary = true
 		m.promotions++
+		m.quorum = !m.losesQuorum // in the same moment
 		return nil
 	})
 }

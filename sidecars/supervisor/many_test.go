@@ -98,6 +98,28 @@ func TestExportMovesWhenItsServerIsCutOff(t *testing.T) {
 	mustBeFree(t, w, "n1")
 }
 
+func TestFencedServerDoesNotSpeakForItsSuccessor(t *testing.T) {
+	w, n1 := served(t, "n2")
+	n1.online, n1.quorum = false, false
+	w.advance(time.Hour)
+	w.machine("n2").settle()
+	w.machine("n2").settle()
+	mustHaveServer(t, w, "n2")
+	n1.settle() // only now it notices, and it still has the API server
+	mustServe(t, w, "n2")
+	if n1.primary || len(n1.mounts) != 0 {
+		t.Errorf("n1 still holds the volume: %v", n1.journal)
+	}
+}
+
+// mustHaveServer fails the test unless node has taken the export over.
+func mustHaveServer(t *testing.T, w *world, node string) {
+	t.Helper()
+	if got := w.export().Status.Node; got != node || !slices.Contains(w.serving(), node) {
+		t.Fatalf("status names %q, ganesha runs on %v; want %s", got, w.serving(), node)
+	}
+}
+
 func TestMinorityRefusesLoudlyButDoesNotSpeakForTheMajority(t *testing.T) {
 	w, _ := served(t, "n2", "n3")
 	n3 := w.machine("n3")

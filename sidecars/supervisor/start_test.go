@@ -315,3 +315,36 @@ func TestStartConvergesAfterACrashAtEachStep(t *testing.T) {
 		}
 	}
 }
+
+func TestPromotionAloneProvesNothing(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.attached[testExport] = true
+	m := w.machine("n1")
+	m.losesQuorum = true
+	m.settle()
+	mustBeFree(t, w, "n1")
+	if m.did("mount data")+m.did("mount recovery")+m.did("format /dev/drbd1001") != 0 {
+		t.Errorf("used a volume without quorum: %v", m.journal)
+	}
+	if status := w.export().Status; !meta.IsStatusConditionFalse(status.Conditions, v1alpha1.ConditionQuorum) {
+		t.Errorf("condition Quorum: %+v", status.Conditions)
+	}
+}
+
+func TestPortIsFreeAndStays(t *testing.T) {
+	w := newWorld(t, "n1")
+	m := w.machine("n1")
+	f := Facts{Name: testExport, Export: newExport()}
+	first, err := m.agent.port(&starting{Facts: f, export: f.Export})
+	if err != nil || first != 20497 {
+		t.Fatalf("port %d, %v; want the place of export id 7", first, err)
+	}
+	other := Facts{Name: "pvc-2", Export: newExport()} // the same id modulo the range
+	second, err := m.agent.port(&starting{Facts: other, export: other.Export})
+	if err != nil || second == first {
+		t.Errorf("two exports share port %d (%v)", second, err)
+	}
+	if again, _ := m.agent.port(&starting{Facts: f, export: f.Export}); again != first {
+		t.Errorf("the port changed from %d to %d", first, again)
+	}
+}

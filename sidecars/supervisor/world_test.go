@@ -178,6 +178,7 @@ type machine struct {
 	hung           bool // ganesha does not answer
 	cannotStart    bool // ganesha ends at once
 	growFails      bool
+	losesQuorum    bool
 	promotions     int
 	processStarts  int
 	signals        []string
