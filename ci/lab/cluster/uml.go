@@ -48,8 +48,10 @@ func (c *Cluster) startGuest(node Node, keepDisk bool) error {
 			"ubdbr=" + c.nodePath(node, "files.tar"),
 			"root=/dev/ubda", "rootfstype=ext4", "rw",
 			"init=" + guestInit,
-			"vec0:transport=tap,ifname=" + node.kubernetesTap() + ",depth=128",
-			"vec1:transport=tap,ifname=" + node.controlTap() + ",depth=128",
+			// Without gro the guest drops the large frames that the host's TCP
+			// sends to a tap.
+			"vec0:transport=tap,ifname=" + node.kubernetesTap() + ",depth=128,gro=1",
+			"vec1:transport=tap,ifname=" + node.controlTap() + ",depth=128,gro=1",
 			"con=null", "con0=null,fd:1",
 			"random.trust_cpu=on",
 			"quiet",
