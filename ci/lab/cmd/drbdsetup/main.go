@@ -13,9 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 
 	"github.com/linbit/linstor-rwx/ci/lab/drbd"
 )
@@ -28,13 +26,11 @@ const defaultSocket = "/dev/.lab-drbd.sock"
 const exitLaboratory = 20
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	socket := os.Getenv("LAB_DRBD_SOCKET")
 	if socket == "" {
 		socket = defaultSocket
 	}
-	code, err := run(ctx, socket, os.Args[1:])
+	code, err := run(context.Background(), socket, os.Args[1:])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "drbdsetup: laboratory: %v\n", err)
 		code = exitLaboratory
