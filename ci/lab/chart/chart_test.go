@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
 	"github.com/linbit/linstor-rwx/ci/lab/build"
@@ -146,6 +148,28 @@ func TestUpgradeOfTheChartAloneReplacesNoPod(t *testing.T) {
 			if label == "helm.sh/chart" || label == "app.kubernetes.io/version" {
 				t.Errorf("the pods of %s %s are labelled with %s", workload.Kind, workload.Metadata.Name, label)
 			}
+		}
+	}
+}
+
+// TestManifestsHaveNoUnknownField decodes everything as strictly as `kubectl
+// --validate=strict`: the API server drops a misspelt field without a word.
+func TestManifestsHaveNoUnknownField(t *testing.T) {
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	for _, values := range valueFiles(t) {
+		rendered, err := render(t, "-f", values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decoded := 0
+		for _, document := range bytes.Split(withoutCRD(rendered), []byte("\n---\n")) {
+			if _, _, err := decoder.Decode(document, nil, nil); err != nil {
+				t.Errorf("%s: %v\n%s", filepath.Base(values), err, document)
+			}
+			decoded++
+		}
+		if decoded < 5 {
+			t.Errorf("%s: only %d manifests", filepath.Base(values), decoded)
 		}
 	}
 }
