@@ -168,7 +168,7 @@ func TestOnlyEmptyGroupsOfOursAreFound(t *testing.T) {
 func TestVanishingGroupIsMadeAgain(t *testing.T) {
 	client, controller := newClient(t)
 	tries := 0
-	controller.Before = func(request string) int {
+	controller.Before(func(request string) int {
 		// As if another volume's deletion had taken the group away just now.
 		if request == "POST /v1/resource-definitions" {
 			if tries++; tries == 1 {
@@ -176,7 +176,7 @@ func TestVanishingGroupIsMadeAgain(t *testing.T) {
 			}
 		}
 		return 0
-	}
+	})
 	if err := client.EnsureDefinition(t.Context(), wanted); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestVanishingGroupIsMadeAgain(t *testing.T) {
 
 func TestErrorsAreSentencesThatDoNotChange(t *testing.T) {
 	client, controller := newClient(t)
-	controller.Before = func(string) int { return http.StatusInternalServerError }
+	controller.Before(func(string) int { return http.StatusInternalServerError })
 	_, err := client.Definition(t.Context(), "pvc-1")
 	if err == nil || err.Error() != "read resource definition pvc-1: LINSTOR answers: injected" {
 		t.Errorf("got %v", err)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
@@ -41,6 +43,22 @@ func (p *Provisioner) guardCopy(ctx context.Context, r *request) error {
 		return nil
 	}
 	return p.guardAddition(ctx, definition)
+}
+
+// guardRetriedCopy refuses a definition that is not from an earlier try: linstor-csi
+// would take a complete volume of that name and size for the copy it is to make. The
+// intent is written before linstor-csi is called, so without one it is a stranger's.
+func (p *Provisioner) guardRetriedCopy(ctx context.Context, r *request) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	export, err := p.Exports.Get(ctx, r.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("resource definition %s exists and is not from linstor-rwx: rename or remove it", r.resourceName)
+	}
+	if err != nil {
+		return fmt.Errorf("get NFSExport %s: %w", r.name, err)
+	}
+	return r.checkExport(export)
 }
 
 // sourceClaim returns the name of the claim that claim is a clone of, if it is one.

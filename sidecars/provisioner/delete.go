@@ -104,7 +104,7 @@ func waitingFor(export *v1alpha1.NFSExport) error {
 // LINSTOR knows nothing; its supervisor has agreed to the withdrawal or another node
 // has taken the export over, and LINSTOR deletes its replica when it is back.
 func (p *Provisioner) waitUnused(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, p.Settings.WithdrawTimeout)
+	wait, cancel := context.WithTimeout(ctx, p.Settings.WithdrawTimeout)
 	defer cancel()
 	for {
 		replicas, err := p.Linstor.Replicas(ctx, name)
@@ -115,7 +115,7 @@ func (p *Provisioner) waitUnused(ctx context.Context, name string) error {
 		if len(users) == 0 {
 			return nil
 		}
-		if !sleep(ctx, p.poll) {
+		if !sleep(wait, p.poll) {
 			return fmt.Errorf("node %s still uses resource %s: waiting until it is Secondary there", strings.Join(users, ", "), name)
 		}
 	}

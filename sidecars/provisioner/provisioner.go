@@ -6,7 +6,6 @@ package provisioner
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -172,12 +171,10 @@ func (p *Provisioner) prepare(ctx context.Context, r *request) (existed bool, er
 // guard refuses what can be known to fail before anything is made.
 func (p *Provisioner) guard(ctx context.Context, r *request, definition *linstor.Definition) error {
 	if definition != nil && !r.copied {
-		if err := definition.CheckOwner(r.name, r.group); err != nil {
-			return err
-		}
+		return definition.CheckOwner(r.name, r.group)
 	}
 	if definition != nil {
-		return nil // a retry: it went through the rest before
+		return p.guardRetriedCopy(ctx, r)
 	}
 	if r.copied {
 		if err := p.guardCopy(ctx, r); err != nil {
@@ -233,7 +230,7 @@ func (p *Provisioner) finish(ctx context.Context, r *request, pv *corev1.Persist
 // waitServable waits until one node at least can serve the volume, not all: an
 // offline node must not block a claim.
 func (p *Provisioner) waitServable(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, p.Settings.ReadyTimeout)
+	wait, cancel := context.WithTimeout(ctx, p.Settings.ReadyTimeout)
 	defer cancel()
 	for {
 		replicas, err := p.Linstor.Replicas(ctx, name)
@@ -241,8 +238,8 @@ func (p *Provisioner) waitServable(ctx context.Context, name string) error {
 			return nil
 		}
 		klog.FromContext(ctx).V(4).Info("Volume is not UpToDate yet", "replicas", replicas, "err", err)
-		if !sleep(ctx, p.poll) {
-			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if !sleep(wait, p.poll) {
+			if err != nil {
 				return err
 			}
 			return fmt.Errorf("no node has both volumes of %s UpToDate yet: see `linstor volume list -r %s`", name, name)

@@ -45,10 +45,14 @@ func (p *Provisioner) tryService(ctx context.Context, r *request) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	_, err := p.Client.CoreV1().Services(p.Settings.Namespace).Create(ctx, p.newService(r.name), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
+	if !apierrors.IsAlreadyExists(err) {
+		return p.explainService(r.name, err)
 	}
-	return p.explainService(r.name, err)
+	service, err := p.Client.CoreV1().Services(p.Settings.Namespace).Get(ctx, r.name, metav1.GetOptions{})
+	if err == nil && !isOurs(service) {
+		return strangersService(service)
+	}
+	return nil
 }
 
 // explainService makes a sentence of a refusal by the API server.
@@ -119,13 +123,20 @@ func ownedBy(service *corev1.Service, export *v1alpha1.NFSExport) bool {
 	})
 }
 
+func isOurs(service *corev1.Service) bool {
+	return service.Labels[names.ManagedByLabel] == names.ManagedByValue && service.Labels[names.ExportLabel] == service.Name
+}
+
+func strangersService(service *corev1.Service) error {
+	return fmt.Errorf("service %s/%s exists and is not from linstor-rwx: rename it", service.Namespace, service.Name)
+}
+
 // clearService deals with a Service that has our name and another owner: one of an
 // earlier try, which Kubernetes' garbage collector has not removed yet, is removed;
 // a stranger's is left alone. Either way this try cannot go on.
 func (p *Provisioner) clearService(ctx context.Context, service *corev1.Service) error {
-	ours := service.Labels[names.ManagedByLabel] == names.ManagedByValue && service.Labels[names.ExportLabel] == service.Name
-	if !ours {
-		return fmt.Errorf("service %s/%s exists and is not from linstor-rwx: rename it", service.Namespace, service.Name)
+	if !isOurs(service) {
+		return strangersService(service)
 	}
 	err := p.Client.CoreV1().Services(service.Namespace).Delete(ctx, service.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &service.UID}})
 	if err != nil && !apierrors.IsNotFound(err) {

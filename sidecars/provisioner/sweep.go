@@ -282,12 +282,10 @@ func (s *sweep) removeVolume(ctx context.Context, export *v1alpha1.NFSExport) er
 	if err != nil || definition == nil {
 		return err
 	}
-	// Of a restore that was cut short the marker can still be its source's.
-	if definition.Export != export.Name && export.Spec.ResourceDefinition.UUID != "" {
-		return fmt.Errorf("resource definition %s is not this export's any more", name)
-	}
-	if uuid := export.Spec.ResourceDefinition.UUID; uuid != "" && uuid != definition.UUID {
-		return fmt.Errorf("resource definition %s has been replaced", name)
+	if !madeFor(export, definition) {
+		s.kept["export"]++
+		s.keepExport(export)
+		return fmt.Errorf("resource definition %s may be another volume's", name)
 	}
 	replicas, err := s.Linstor.Replicas(ctx, name)
 	if err != nil {
@@ -306,6 +304,17 @@ func (s *sweep) removeVolume(ctx context.Context, export *v1alpha1.NFSExport) er
 		s.metrics.removed("volume")
 	}
 	return err
+}
+
+// madeFor tells whether a definition was certainly made for an export. Names that
+// linstor-csi takes from claims (usePvcName) come back with the next claim, maybe for
+// another volume.
+func madeFor(export *v1alpha1.NFSExport, definition *linstor.Definition) bool {
+	if uuid := export.Spec.ResourceDefinition.UUID; uuid != "" {
+		return uuid == definition.UUID && definition.Export == export.Name
+	}
+	// A restore that was cut short has its source's marker, or none.
+	return definition.Export == export.Name || definition.Name == export.Name
 }
 
 func (s *sweep) removeDefinition(ctx context.Context, definition *linstor.Definition) (bool, error) {

@@ -68,16 +68,20 @@ func newWorld(t *testing.T) *world {
 	w.exports.Before = func(verb, name string) error {
 		return w.effect(verb != "get" && verb != "list" && verb != "watch", verb+" export "+name)
 	}
-	w.linstor.Before = func(request string) int {
+	w.linstor.Before(func(request string) int {
 		if w.effect(!strings.HasPrefix(request, "GET "), request) != nil {
 			return 503
 		}
 		return 0
-	}
+	})
 	address := 0
 	w.client.PrependReactor("*", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		create, isCreate := action.(clienttesting.CreateActionImpl)
 		if isCreate && len(create.CreateOptions.DryRun) > 0 {
+			name := create.GetObject().(*corev1.Service).Name
+			if _, err := w.client.Tracker().Get(action.GetResource(), namespace, name); err == nil {
+				return true, nil, apierrors.NewAlreadyExists(action.GetResource().GroupResource(), name)
+			}
 			return true, create.GetObject(), w.effect(false, "")
 		}
 		if err := w.effect(action.GetVerb() != "get", action.GetVerb()+" service"); err != nil {

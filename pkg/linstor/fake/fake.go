@@ -34,11 +34,9 @@ type Controller struct {
 	Nodes   []*Node
 	// Syncing: new volumes stay Inconsistent until Sync is called.
 	Syncing bool
-	// Before is called before each request; an error status other than 0 is the
-	// answer. Requests are "POST /v1/resource-definitions" and so on.
-	Before func(request string) int
 
 	mu          sync.Mutex
+	before      func(request string) int
 	uuids       int
 	groups      map[string]bool
 	definitions map[string]*definition
@@ -71,6 +69,21 @@ func New() *Controller {
 		c.Nodes = append(c.Nodes, &Node{Name: fmt.Sprintf("n%d", i+1), Provider: "LVM_THIN"})
 	}
 	return c
+}
+
+// Before makes the controller call before for each request, such as "POST
+// /v1/resource-definitions"; a status other than 0 is the answer.
+func (c *Controller) Before(before func(request string) int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before = before
+}
+
+// SetOffline makes a satellite lose its controller, or come back.
+func (c *Controller) SetOffline(node string, offline bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.node(node).Offline = offline
 }
 
 // Start serves the controller until the test ends, and returns its address.
@@ -128,8 +141,11 @@ func unknown(kind, name string) *failure {
 // ServeHTTP implements http.Handler.
 func (c *Controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	request := r.Method + " " + r.URL.Path
-	if c.Before != nil {
-		if status := c.Before(request); status != 0 {
+	c.mu.Lock()
+	before := c.before
+	c.mu.Unlock()
+	if before != nil {
+		if status := before(request); status != 0 {
 			reply(w, nil, fail(status, linstor.FailUnknownError, "injected"))
 			return
 		}
