@@ -93,8 +93,9 @@ func (c *Controller) definitionState(rd *resourceDefinition, primaries map[strin
 }
 
 // Reset ends all faults: behaviour of satellites, version and times, HTTP
-// faults, pool sizes claimed, and brings offline satellites back.
-func (c *Controller) Reset() error {
+// faults, pool sizes claimed, and brings offline satellites back but for those
+// to leave as they are.
+func (c *Controller) Reset(leave map[string]bool) error {
 	c.ClearFaults()
 	c.SetHanging(false)
 	c.mu.Lock()
@@ -105,7 +106,7 @@ func (c *Controller) Reset() error {
 		for _, p := range n.pools {
 			p.freeKiB = nil
 		}
-		if !n.online {
+		if !n.online && !leave[n.name] {
 			offline = append(offline, n.name)
 		}
 	}

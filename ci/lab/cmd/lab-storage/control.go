@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -48,12 +49,26 @@ type daemon struct {
 	rest       *restServer
 	violations *violations
 
-	mu         sync.Mutex
-	poweredOff map[string]bool // nodes whose satellite returns with their agent
+	mu      sync.Mutex
+	awaited map[string]bool // nodes whose satellite comes with their agent
 }
 
 func newDaemon(controller *linstor.Controller, cluster *drbd.Cluster, rest *restServer, found *violations) *daemon {
-	return &daemon{controller: controller, cluster: cluster, rest: rest, violations: found, poweredOff: map[string]bool{}}
+	return &daemon{controller: controller, cluster: cluster, rest: rest, violations: found, awaited: map[string]bool{}}
+}
+
+// awaitAgents disconnects all satellites until their node's agent registers:
+// nothing can be deployed before.
+func (d *daemon) awaitAgents() error {
+	for _, n := range d.controller.State().Nodes {
+		if err := d.controller.SetOnline(n.Name, false); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		d.awaited[n.Name] = true
+		d.mu.Unlock()
+	}
+	return nil
 }
 
 func (d *daemon) handler() http.Handler {
@@ -95,8 +110,8 @@ func (d *daemon) register(next http.Handler) http.HandlerFunc {
 			return
 		}
 		d.mu.Lock()
-		returns := d.poweredOff[agent.Node]
-		delete(d.poweredOff, agent.Node)
+		returns := d.awaited[agent.Node]
+		delete(d.awaited, agent.Node)
 		d.mu.Unlock()
 		go func() {
 			if err := d.catchUp(agent.Node, returns); err != nil {
@@ -129,7 +144,10 @@ func (d *daemon) reset() error {
 	if err := d.rest.up(); err != nil {
 		return err
 	}
-	return d.controller.Reset()
+	d.mu.Lock()
+	awaited := maps.Clone(d.awaited)
+	d.mu.Unlock()
+	return d.controller.Reset(awaited)
 }
 
 func (d *daemon) controllerState(w http.ResponseWriter, r *http.Request) {
@@ -167,7 +185,7 @@ func (d *daemon) node(w http.ResponseWriter, r *http.Request) {
 		// controller sees of a real power failure.
 		d.cluster.PowerOff(name)
 		d.mu.Lock()
-		d.poweredOff[name] = true
+		d.awaited[name] = true
 		d.mu.Unlock()
 		linstor.Answer(w, nil, d.controller.SetOnline(name, false))
 	case "power-on":

@@ -48,14 +48,15 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("listen for block exports: %w", err)
 	}
 	rest := &restServer{address: o.linstorAddress, handler: controller}
+	daemon := newDaemon(controller, cluster, rest, &found)
+	if err := daemon.awaitAgents(); err != nil {
+		return err
+	}
 	if err := rest.up(); err != nil {
 		return err
 	}
 	defer rest.down()
-	control := &http.Server{
-		Addr: o.controlAddress, ReadHeaderTimeout: time.Minute,
-		Handler: newDaemon(controller, cluster, rest, &found).handler(),
-	}
+	control := &http.Server{Addr: o.controlAddress, ReadHeaderTimeout: time.Minute, Handler: daemon.handler()}
 
 	failed := make(chan error, 2)
 	go func() { failed <- fmt.Errorf("serve block exports: %w", cluster.ServeBlocks(ctx, blocks)) }()
