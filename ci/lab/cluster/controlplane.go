@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -203,8 +204,9 @@ func poll(ctx context.Context, f func(ctx context.Context) error) error {
 		if err == nil {
 			return nil
 		}
-		if p, ok := err.(permanentError); ok {
-			return p.error
+		var final permanentError
+		if errors.As(err, &final) {
+			return final.error
 		}
 		select {
 		case <-ctx.Done():

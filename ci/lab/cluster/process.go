@@ -65,7 +65,7 @@ func (c *Cluster) Start(p Process) error {
 	if err := InNamespace(c.config.Name, command.Start); err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
-	go command.Wait() // no zombie while this process lives
+	go func() { _ = command.Wait() }() // no zombie while this process lives
 	started, err := startTime(command.Process.Pid)
 	if err != nil {
 		return fmt.Errorf("start %s: it ended at once, see %s", p.Name, logPath)

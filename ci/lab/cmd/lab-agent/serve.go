@@ -119,15 +119,16 @@ func handleExec(w http.ResponseWriter, r *http.Request) {
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.WaitDelay = time.Second
 	err := command.Run()
+	// If the host has hung up, nobody is there to hear how it ended.
 	var ended *exec.ExitError
 	switch {
 	case errors.As(err, &ended):
-		send(guest.ExitFrame(ended.ExitCode(), nil))
+		_ = send(guest.ExitFrame(ended.ExitCode(), nil))
 	case errors.Is(err, exec.ErrWaitDelay):
 		// The command ended well; a child that it left behind holds its output.
-		send(guest.ExitFrame(0, nil))
+		_ = send(guest.ExitFrame(0, nil))
 	default:
-		send(guest.ExitFrame(0, err))
+		_ = send(guest.ExitFrame(0, err))
 	}
 }
 
