@@ -81,9 +81,9 @@ func TestDeletionWaitsForTheServersNode(t *testing.T) {
 	server := must1(laboratory.Node(must1(c.WaitServing(ctx, volume))(t).Status.Node))(t)
 	must(t, c.DeletePods(ctx, "user"))
 	must1(c.WaitIdle(ctx, volume))(t)
-	must(t, server.PowerOff())
+	must(t, server.PowerOff(ctx))
 	defer func() {
-		must(t, server.PowerOn())
+		must(t, server.PowerOn(ctx))
 		must(t, server.WaitReady(ctx))
 	}()
 	must(t, c.DeleteClaim(ctx, "shared"))
@@ -91,7 +91,7 @@ func TestDeletionWaitsForTheServersNode(t *testing.T) {
 	if _, err := c.Client.CoreV1().PersistentVolumes().Get(ctx, volume, metav1.GetOptions{}); err != nil {
 		t.Logf("the volume is gone from Kubernetes while the node is off: LINSTOR removes its replica when it is back")
 	}
-	must(t, server.PowerOn())
+	must(t, server.PowerOn(ctx))
 	must(t, c.WaitVolumeGone(ctx, volume))
 }
 

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/linbit/linstor-rwx/ci/lab"
+	"github.com/linbit/linstor-rwx/ci/lab/linstor/control"
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
 )
 
@@ -137,7 +138,7 @@ func (s *story) show(ctx context.Context) error {
 	if err := s.kubectl(ctx, "get", "nfsx", "-o", "wide"); err != nil {
 		return err
 	}
-	definition, err := s.lab.Storage().Definition(ctx, s.volume)
+	definition, err := s.definition(ctx)
 	if err != nil {
 		return err
 	}
@@ -153,6 +154,20 @@ func (s *story) show(ctx context.Context) error {
 	fmt.Println("  bin/lab kubectl -n linstor-rwx logs deploy/linstor-rwx-csi-controller -c rwx-provisioner")
 	fmt.Println("  bin/lab kubectl -n linstor-rwx logs ds/linstor-rwx-ganesha -c supervisor   (or -c ganesha)")
 	return nil
+}
+
+// definition returns what LINSTOR has of the volume.
+func (s *story) definition(ctx context.Context) (control.Definition, error) {
+	state, err := s.lab.Storage().State(ctx)
+	if err != nil {
+		return control.Definition{}, err
+	}
+	for _, definition := range state.Definitions {
+		if definition.Name == s.volume {
+			return definition, nil
+		}
+	}
+	return control.Definition{}, fmt.Errorf("LINSTOR has no resource definition %s", s.volume)
 }
 
 func (s *story) share(ctx context.Context) error {
