@@ -144,7 +144,7 @@ func (rd *resourceDefinition) sizeKiB() int64 {
 }
 
 // addResource commits a new resource with its volumes; pool "" is diskless.
-func (c *Controller) addResource(rd *resourceDefinition, name, pool string, tieBreaker bool) *resource {
+func (c *Controller) addResource(rd *resourceDefinition, name, pool string, tieBreaker bool) {
 	r := &resource{node: name, uuid: newUUID(), props: map[string]string{}, created: time.Now(), nodeID: rd.freeNodeID(), volumes: map[int]*volume{}}
 	if pool == "" {
 		r.flags = []string{flagDiskless, flagDRBDDiskless}
@@ -159,7 +159,6 @@ func (c *Controller) addResource(rd *resourceDefinition, name, pool string, tieB
 	for _, vd := range rd.sortedVolumes() {
 		r.volumes[vd.number] = c.newVolume(r, vd.initialised)
 	}
-	return r
 }
 
 func (rd *resourceDefinition) freeNodeID() int {

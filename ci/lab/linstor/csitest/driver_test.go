@@ -58,8 +58,7 @@ func start(t *testing.T, defaultCaches bool) *driver {
 		t.Fatalf("get linstor-csi: %v", err)
 	}
 	cluster := linstortest.Start(t, 0)
-	// A socket's path must be shorter than t.TempDir() makes it.
-	dir, err := os.MkdirTemp("", "csi")
+	dir, err := os.MkdirTemp("", "csi") //nolint:usetesting // a socket's path must be shorter than TempDir's
 	if err != nil {
 		t.Fatal(err)
 	}
