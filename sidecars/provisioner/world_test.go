@@ -142,7 +142,8 @@ func (w *world) process() *Provisioner {
 		w.t.Fatal(err)
 	}
 	inner := ctrl.NewCSIProvisioner(w.client, 5*time.Second, "identity", "pvc", -1, w.driver.conn, snapfake.NewSimpleClientset(), names.Driver, plugin, capabilities,
-		"", false, true, csitrans.New(), factory.Storage().V1().StorageClasses().Lister(), nil, nil, config.Claims, config.Attachments, nil, true, "ext4", nil, false, true, nil)
+		"", false, true, csitrans.New(), factory.Storage().V1().StorageClasses().Lister(),
+		factory.Storage().V1().CSINodes().Lister(), factory.Core().V1().Nodes().Lister(), config.Claims, config.Attachments, nil, true, "ext4", nil, false, true, ctrl.NewInMemoryStore())
 	p := Wrap(inner, config)
 	p.poll = time.Millisecond
 	factory.Start(w.t.Context().Done())
