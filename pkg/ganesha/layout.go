@@ -223,29 +223,29 @@ func removeRecord(r *os.Root, committed, directory string) error {
 	return nil
 }
 
-// splitKey takes "<address>-(<length>:<owner>)" apart. A key whose length is
-// wrong is of a record that a crash cut off: ganesha ignores it.
-func splitKey(key string) (address, owner string, ok bool) {
-	address, rest, found := strings.Cut(key, "-(")
+// ownerOf returns the owner in "<address>-(<length>:<owner>)". A key whose length
+// is wrong is of a record that a crash cut off: ganesha ignores it.
+func ownerOf(key string) (owner string, ok bool) {
+	_, rest, found := strings.Cut(key, "-(")
 	if !found {
-		return "", "", false
+		return "", false
 	}
 	length, owner, found := strings.Cut(rest, ":")
 	n, err := strconv.Atoi(length)
 	if !found || err != nil || len(owner) != n+1 || owner[n] != ')' {
-		return "", "", false
+		return "", false
 	}
-	return address, owner[:n], true
+	return owner[:n], true
 }
 
 func isKey(key string) bool {
-	_, _, ok := splitKey(key)
+	_, ok := ownerOf(key)
 	return ok
 }
 
 // isProbe recognises the owner of our probes, printed as it is or in hex.
 func isProbe(key string) bool {
-	_, owner, ok := splitKey(key)
+	owner, ok := ownerOf(key)
 	return ok && (strings.HasPrefix(owner, nfs.OwnerPrefix) ||
 		strings.HasPrefix(strings.ToLower(owner), fmt.Sprintf("0x%x", nfs.OwnerPrefix)))
 }

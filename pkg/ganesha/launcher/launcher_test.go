@@ -319,7 +319,9 @@ func TestANewLauncherTakesOverTheSocketOfADeadOne(t *testing.T) {
 	r := newLauncher(t)
 	ok(t, r.Start(t.Context(), script("pvc-1", "exec sleep 60")))
 	ok(t, r.command.Process.Kill())
-	_ = <-r.ended
+	if err := <-r.ended; err == nil {
+		t.Fatal("the launcher ended well although it was killed")
+	}
 	if _, err := os.Stat(r.socket); err != nil {
 		t.Fatalf("the test proves nothing: %v", err)
 	}

@@ -9,7 +9,7 @@ import (
 
 // Errors of Place, as linstor-csi passes LINSTOR's.
 var (
-	ErrNotEnoughNodes = errors.New("Message: 'Not enough available nodes'")
+	ErrNotEnoughNodes = errors.New("Message: 'Not enough available nodes'") //nolint:staticcheck // LINSTOR's own text
 	ErrInUse          = errors.New("in use")
 	ErrExists         = errors.New("exists")
 )
