@@ -21,6 +21,10 @@ type Cluster struct {
 	violation func(string)
 	address   func(string) string
 
+	// lifetime ends with Close.
+	lifetime context.Context
+	stop     context.CancelFunc
+
 	mu         sync.Mutex
 	nodes      map[string]*node
 	nodeOrder  []string
@@ -135,6 +139,7 @@ func New(options Options) *Cluster {
 		nodes: map[string]*node{}, resources: map[string]*resource{},
 		changed: make(chan struct{}), subscribers: newEventQueue(),
 	}
+	c.lifetime, c.stop = context.WithCancel(context.Background())
 	if c.address == nil {
 		c.address = func(name string) string { return fmt.Sprintf("192.0.2.%d", 10+slices.Index(c.nodeOrder, name)) }
 	}
@@ -153,6 +158,7 @@ func (c *Cluster) Close() {
 		return
 	}
 	c.closed = true
+	c.stop()
 	for _, res := range c.resources {
 		for _, r := range res.replicas {
 			for _, l := range r.links {

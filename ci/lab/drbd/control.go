@@ -6,21 +6,15 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/linbit/linstor-rwx/ci/lab/drbd/wire"
 )
 
 // CommandRequest asks for a drbdsetup command on a node.
-type CommandRequest struct {
-	Node string   `json:"node"`
-	Args []string `json:"args"`
-}
+type CommandRequest = wire.Request
 
-// CommandFrame is a piece of the answer, one JSON object per line; the last
-// one has Exit.
-type CommandFrame struct {
-	Out  string `json:"out,omitempty"`
-	Err  string `json:"err,omitempty"`
-	Exit *int   `json:"exit,omitempty"`
-}
+// CommandFrame is a piece of the answer.
+type CommandFrame = wire.Frame
 
 // RegisterRequest announces a node's agent.
 type RegisterRequest struct {

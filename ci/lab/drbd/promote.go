@@ -224,13 +224,13 @@ func (c *Cluster) watchClose(r *replica) {
 				c.mu.Unlock()
 				return
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(c.lifetime, 5*time.Second)
 			if c.firstOpener(ctx, r, true) == "" {
 				c.releaseForceIO(r)
 			}
 			cancel()
 			c.mu.Unlock()
-			_ = sleep(context.Background(), closePoll)
+			_ = sleep(c.lifetime, closePoll)
 		}
 	}()
 }

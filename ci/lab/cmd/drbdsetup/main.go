@@ -6,16 +6,14 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"slices"
+	"strings"
 
-	"github.com/linbit/linstor-rwx/ci/lab/drbd"
+	"github.com/linbit/linstor-rwx/ci/lab/drbd/wire"
 )
 
 // defaultSocket is where the agent listens; LAB_DRBD_SOCKET overrides it.
@@ -30,7 +28,7 @@ func main() {
 	if socket == "" {
 		socket = defaultSocket
 	}
-	code, err := run(context.Background(), socket, os.Args[1:])
+	code, err := run(socket, os.Args[1:])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "drbdsetup: laboratory: %v\n", err)
 		code = exitLaboratory
@@ -40,48 +38,51 @@ func main() {
 
 // run executes the command; with --now --poll it does so again for each line
 // "n" on standard input, as the real one.
-func run(ctx context.Context, socket string, args []string) (int, error) {
-	code, err := ask(ctx, socket, args)
+func run(socket string, args []string) (int, error) {
+	code, err := ask(socket, args)
 	if err != nil || code != 0 || len(args) == 0 || args[0] != "events2" ||
 		!slices.Contains(args, "--now") || !slices.Contains(args, "--poll") {
 		return code, err
 	}
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		if lines.Text() != "n" {
-			return code, nil
-		}
-		if code, err = ask(ctx, socket, args); err != nil || code != 0 {
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan() && lines.Text() == "n"; {
+		if code, err = ask(socket, args); err != nil || code != 0 {
 			return code, err
 		}
 	}
 	return code, nil
 }
 
-// ask sends one command and prints its answer as it comes.
-func ask(ctx context.Context, socket string, args []string) (int, error) {
-	body, err := json.Marshal(drbd.CommandRequest{Args: args})
+// ask sends one command and prints its answer as it comes. It speaks HTTP/1.0
+// by hand: a client library would be most of the program, and programs start
+// slowly on the laboratory's nodes.
+func ask(socket string, args []string) (int, error) {
+	body, err := json.Marshal(wire.Request{Args: args})
 	if err != nil {
 		return 0, err
 	}
-	client := http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://node/drbdsetup", bytes.NewReader(body))
+	conn, err := net.Dial("unix", socket)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("reach the agent: %w", err)
 	}
-	response, err := client.Do(request)
-	if err != nil {
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "POST /drbdsetup HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
 		return 0, fmt.Errorf("ask the agent: %w", err)
 	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("agent answers %s", response.Status)
+	answer := bufio.NewReader(conn)
+	status, err := answer.ReadString('\n')
+	if err != nil {
+		return 0, fmt.Errorf("read answer: %w", err)
 	}
-	for decoder := json.NewDecoder(response.Body); ; {
-		var frame drbd.CommandFrame
+	if !strings.Contains(status, " 200 ") {
+		return 0, fmt.Errorf("agent answers %s", strings.TrimSpace(status))
+	}
+	for line := ""; line != "\r\n"; {
+		if line, err = answer.ReadString('\n'); err != nil {
+			return 0, fmt.Errorf("read answer: %w", err)
+		}
+	}
+	for decoder := json.NewDecoder(answer); ; {
+		var frame wire.Frame
 		if err := decoder.Decode(&frame); err != nil {
 			return 0, fmt.Errorf("answer ends early: %w", err)
 		}
