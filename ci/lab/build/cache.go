@@ -93,7 +93,7 @@ func (c *Cache) Get(ctx context.Context, thing Thing, fill func(ctx context.Cont
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return "", fmt.Errorf("make the cache folder of %s: %w", thing.Name, err)
 	}
-	unlock, err := c.lock(ctx, thing.Name)
+	unlock, err := c.lock(ctx, folder, thing.Name)
 	if err != nil {
 		return "", err
 	}
@@ -177,9 +177,10 @@ func touch(path string) bool {
 	return os.Chtimes(path, now, now) == nil
 }
 
-// lock takes the lock of one thing; it waits for another process, saying so.
-func (c *Cache) lock(ctx context.Context, name string) (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Join(c.dir, name, ".lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+// lock takes the lock of a folder; it waits for another process that builds
+// what is called name there, saying so.
+func (c *Cache) lock(ctx context.Context, folder, name string) (unlock func(), err error) {
+	file, err := os.OpenFile(filepath.Join(folder, ".lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock of %s: %w", name, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
 
 // Where our own programs stand in the repository.
@@ -39,19 +41,26 @@ func Programs(ctx context.Context, cache *Cache, module string, names ...string)
 
 	// The compiler leaves an executable alone that is up to date, so the place
 	// where it puts them is kept, for each clone of the repository its own.
-	const thing = "programs"
-	output := cache.Path(thing, Key(dir))
+	output := cache.Path("programs", Key(dir))
 	if err := os.MkdirAll(output, 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder for compiled programs: %w", err)
 	}
-	unlock, err := cache.lock(ctx, thing)
+	unlock, err := cache.lock(ctx, output, strings.Join(names, ", "))
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	started := time.Now()
 	own := Tool{}
-	if err := goBuild(ctx, dir, output+"/", own.flags(), packages...); err != nil {
+	stop := cache.heartbeat(strings.Join(names, ", "), started)
+	err = goBuild(ctx, dir, output+"/", own.flags(), packages...)
+	stop()
+	if err != nil {
 		return nil, err
+	}
+
+	if took := time.Since(started); took > noticeable {
+		cache.say("compiled %s in %.1f s", strings.Join(names, ", "), took.Seconds())
 	}
 
 	paths := map[string]string{}
@@ -71,6 +80,9 @@ func Programs(ctx context.Context, cache *Cache, module string, names ...string)
 	}
 	return paths, nil
 }
+
+// noticeable is how long a compilation has to take to be worth a line.
+const noticeable = 3 * time.Second
 
 // fileHash returns the beginning of a file's SHA-256, enough for a cache key.
 func fileHash(path string) (string, error) {
