@@ -14,7 +14,9 @@ import (
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-type driver struct{ csi.UnimplementedIdentityServer }
+type driver struct {
+	csi.UnimplementedIdentityServer
+}
 
 func (driver) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
 	return &csi.GetPluginInfoResponse{Name: "driver.example"}, nil
