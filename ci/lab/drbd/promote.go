@@ -207,7 +207,7 @@ func (c *Cluster) forceSecondary(r *replica) {
 }
 
 // closePoll is how often a forcibly demoted device is looked at.
-const closePoll = 100 * time.Millisecond
+const closePoll = 200 * time.Millisecond
 
 // watchClose ends force-io-failures after the last close, as DRBD does.
 func (c *Cluster) watchClose(r *replica) {
