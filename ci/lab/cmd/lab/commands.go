@@ -20,7 +20,7 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), downCommand(), statusCommand(), kubectlCommand(), helmCommand(),
+	root.AddCommand(upCommand(), downCommand(), installCommand(), statusCommand(), kubectlCommand(), helmCommand(),
 		enterCommand(), execCommand(), logsCommand(), nodeCommand(), leaksCommand())
 	return root
 }
@@ -70,6 +70,21 @@ func downCommand() *cobra.Command {
 	return command
 }
 
+func installCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "install",
+		Short: "Install the chart of this repository, or upgrade it",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			l, err := lab.Attach()
+			if err != nil {
+				return err
+			}
+			return l.Install(command.Context(), os.Stdout)
+		},
+	}
+}
+
 func statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
@@ -81,7 +96,7 @@ func statusCommand() *cobra.Command {
 				return err
 			}
 			fmt.Println(strings.Join(l.Cluster().Status(), "\n"))
-			return inside(command.Context(), l, l.Cluster().Kubectl(), "get", "nodes", "-o", "wide")
+			return l.Kubectl(command.Context(), os.Stdout, "get", "nodes", "-o", "wide")
 		},
 	}
 }
@@ -96,7 +111,7 @@ func kubectlCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return inside(command.Context(), l, l.Cluster().Kubectl(), args...)
+			return l.Kubectl(command.Context(), os.Stdout, args...)
 		},
 	}
 }
@@ -127,7 +142,7 @@ func enterCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return inside(command.Context(), l, args[0], args[1:]...)
+			return l.Run(command.Context(), os.Stdout, args[0], args[1:]...)
 		},
 	}
 }
@@ -248,10 +263,4 @@ func attachNode(name string) (*lab.Node, error) {
 		return nil, err
 	}
 	return l.Node(name)
-}
-
-// inside runs a program of this machine in the laboratory's network. What was
-// wrong has been said by the program.
-func inside(ctx context.Context, l *lab.Lab, name string, args ...string) error {
-	return l.Run(ctx, os.Stdout, name, args...)
 }
