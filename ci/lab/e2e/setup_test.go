@@ -26,8 +26,11 @@ const (
 var laboratory *lab.Lab
 
 func TestMain(m *testing.M) {
-	var err error
-	if laboratory, err = lab.Attach(); err != nil {
+	err := lab.Enter()
+	if err == nil {
+		laboratory, err = lab.Attach()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -44,7 +47,7 @@ func setup(t *testing.T, limit time.Duration) (context.Context, *scenario.Cluste
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	namespace := fmt.Sprintf("e2e-%d-%d", os.Getpid()%10000, testNumber.Add(1))
-	c, err := scenario.Connect(ctx, laboratory.RESTConfig(), namespace)
+	c, err := scenario.Connect(ctx, namespace)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/linbit/linstor-rwx/pkg/exports"
@@ -38,10 +40,14 @@ type Cluster struct {
 	config *rest.Config
 }
 
-// Connect returns the cluster of config. It makes the namespace if that does
-// not exist.
-func Connect(ctx context.Context, config *rest.Config, namespace string) (*Cluster, error) {
-	config = rest.CopyConfig(config)
+// Connect returns the cluster of $KUBECONFIG. It makes the namespace if that
+// does not exist. The process must be in the cluster's network: the connections
+// of Exec take no other way (client-go's executors ignore a configured dialer).
+func Connect(ctx context.Context, namespace string) (*Cluster, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv(clientcmd.RecommendedConfigPathEnvVar))
+	if err != nil {
+		return nil, fmt.Errorf("read the kubeconfig: %w", err)
+	}
 	config.QPS, config.Burst = 200, 400 // tests poll
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

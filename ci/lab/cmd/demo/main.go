@@ -10,19 +10,51 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/linbit/linstor-rwx/ci/lab"
 )
 
+// storyArgument makes the program tell only the story, in the laboratory that
+// is up and inside its network.
+const storyArgument = "story"
+
+// startVariable hands the start of the timeline on to the process that tells
+// the story.
+const startVariable = "LINSTOR_RWX_DEMO_START"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Getenv("KEEP") == "1"); err != nil {
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == storyArgument {
+		err = tell(ctx)
+	} else {
+		err = run(ctx, os.Getenv("KEEP") == "1")
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// tell plays the story.
+func tell(ctx context.Context) error {
+	out := &timeline{started: time.Now()}
+	if start, err := strconv.ParseInt(os.Getenv(startVariable), 10, 64); err == nil {
+		out.started = time.UnixMilli(start)
+	}
+	laboratory, err := lab.Attach()
+	if err != nil {
+		return err
+	}
+	story, err := newStory(ctx, laboratory, out)
+	if err != nil {
+		return err
+	}
+	return story.play(ctx)
 }
 
 // run brings everything up, plays the story, and takes everything down.
@@ -48,11 +80,9 @@ func run(ctx context.Context, keep bool) (err error) {
 	if err := laboratory.Install(ctx, os.Stdout); err != nil {
 		return err
 	}
-	story, err := newStory(ctx, laboratory, out)
-	if err != nil {
-		return err
-	}
-	return story.play(ctx)
+	out.done()
+	os.Setenv(startVariable, strconv.FormatInt(out.started.UnixMilli(), 10))
+	return laboratory.Run(ctx, os.Stdout, "/proc/self/exe", storyArgument)
 }
 
 // timeline prints steps with the time they took.

@@ -31,7 +31,7 @@ type story struct {
 }
 
 func newStory(ctx context.Context, laboratory *lab.Lab, out *timeline) (*story, error) {
-	cluster, err := scenario.Connect(ctx, laboratory.RESTConfig(), "demo")
+	cluster, err := scenario.Connect(ctx, "demo")
 	if err != nil {
 		return nil, err
 	}
