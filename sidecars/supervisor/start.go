@@ -94,7 +94,7 @@ func (a *Agent) run(ctx context.Context, s *starting) (time.Duration, error) {
 	s.export = s.Export
 	s.resource = *s.Resource
 	s.parts.start = a.now()
-	a.describeStarting(ctx, s)
+	described := a.describeStarting(ctx, s)
 	defer a.guard(ctx, s.resource.Name)()
 
 	for _, step := range append(a.openSteps(), a.serveSteps()...) {
@@ -103,11 +103,14 @@ func (a *Agent) run(ctx context.Context, s *starting) (time.Duration, error) {
 		s.parts.add(step.name, a.now().Sub(before))
 		if err != nil {
 			if ctx.Err() != nil {
+				<-described
 				return 0, ctx.Err() // the supervisor ends: the next one goes on from here
 			}
+			<-described
 			return a.abandon(ctx, s, fmt.Errorf("%s: %w", step.name, err))
 		}
 	}
+	<-described
 	a.finish(ctx, s)
 	return again, nil
 }
@@ -216,19 +219,28 @@ func (a *Agent) backOff(m *memory, delay time.Duration) {
 	m.timers.NotBefore = a.now().Add(delay)
 }
 
-// describeStarting is a courtesy: it must neither delay nor prevent a start.
-func (a *Agent) describeStarting(ctx context.Context, s *starting) {
+// describeStarting writes beside the start that it has begun, and closes the
+// channel when that is done. It is a courtesy that must neither delay nor
+// prevent a start.
+func (a *Agent) describeStarting(ctx context.Context, s *starting) <-chan struct{} {
+	done := make(chan struct{})
 	if s.restart || s.Export.Status.Phase == v1alpha1.PhaseStarting {
-		return
+		close(done)
+		return done
 	}
-	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-	defer cancel()
 	status := *s.Export.Status.DeepCopy()
 	status.Phase = v1alpha1.PhaseStarting
 	status.Message = "node " + s.Node + " promotes and mounts the volume"
-	if err := a.writeStatus(ctx, s.Facts, status); err != nil {
-		klog.FromContext(ctx).V(2).Info("Status is not written now", "err", err)
-	}
+	facts := s.Facts
+	go func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := a.writeStatus(ctx, facts, status); err != nil {
+			klog.FromContext(ctx).V(2).Info("Status is not written now", "err", err)
+		}
+	}()
+	return done
 }
 
 // promote makes this node Primary and makes sure that it may write.

@@ -3,6 +3,8 @@ package cluster
 import (
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,7 +41,11 @@ func (c *Cluster) startGuest(node Node, keepDisk bool) error {
 			"LD_PRELOAD=" + c.config.Shim,
 			"TMPDIR=" + memory,
 		},
-		Command: []string{"linux.uml",
+		// A guest's kernel and its processes are processes of the host that take
+		// turns, one system call or page fault after the other: on one processor
+		// the turn passes at once, between two it waits for the other to wake up,
+		// which makes everything half as fast.
+		Command: []string{"taskset", "--cpu-list", strconv.Itoa(node.Number() % runtime.NumCPU()), "linux.uml",
 			fmt.Sprintf("mem=%dM", node.MemoryMiB),
 			"umid=" + node.Name,
 			"uml_dir=" + c.nodePath(node, "uml"),
