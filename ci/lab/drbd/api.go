@@ -10,8 +10,11 @@
 // suspension, forced demotion, detached, outdated and inconsistent disks. It
 // does not model split brain: whatever would lead to one is recorded as a
 // violation (Cluster.Violations), which a test must treat as its failure.
-// Auto-promotion by opening a device is not modelled either: promotion is
-// always explicit.
+//
+// Auto-promotion (ResourceOptions.AutoPromote) follows requests, because the
+// exports do not see who opens a device: a read on a Secondary is what a
+// read-only open allows, a write promotes as the open for writing would have,
+// and asking the node who has the device open finds the last close.
 package drbd
 
 import (
@@ -95,6 +98,9 @@ type Timing struct {
 	// Settle is how long a lost connection stays in NetworkFailure and
 	// Unconnected before DRBD tries to connect again.
 	Settle time.Duration
+	// AutoPromoteTimeout is how long an open for writing goes on trying to
+	// promote before it is refused.
+	AutoPromoteTimeout time.Duration
 	// ReaderRefusal is how long `primary` waits before a peer's read-only
 	// opener makes it fail.
 	ReaderRefusal time.Duration
@@ -111,9 +117,10 @@ func DefaultTiming() Timing {
 		LostPeerMin: 510 * time.Millisecond, LostPeerMax: 720 * time.Millisecond,
 		ReconnectMin: 2 * time.Second, ReconnectMax: 4 * time.Second,
 		ConnectMin: 1000 * time.Millisecond, ConnectMax: 1500 * time.Millisecond,
-		Settle:        60 * time.Millisecond,
-		ReaderRefusal: 2 * time.Second,
-		ResyncMin:     300 * time.Millisecond, ResyncBytesPerSecond: 100 << 20,
+		Settle:             60 * time.Millisecond,
+		AutoPromoteTimeout: 2 * time.Second,
+		ReaderRefusal:      2 * time.Second,
+		ResyncMin:          300 * time.Millisecond, ResyncBytesPerSecond: 100 << 20,
 	}
 }
 
@@ -155,8 +162,12 @@ type ResourceOptions struct {
 	// "force-secondary" (Piraeus): what a suspended Primary does when it meets
 	// newer data.
 	OnSuspendedPrimaryOutdated string
-	// AutoPromote is only shown by `drbdsetup show`; see the package comment.
+	// AutoPromote is DRBD's auto-promote (its and LINSTOR's default is yes):
+	// without it a Secondary serves no request.
 	AutoPromote bool
+	// TwoPrimaries is DRBD's net option allow-two-primaries: two connected
+	// Primaries are then no violation.
+	TwoPrimaries bool
 }
 
 // EventKind says what an Event reports.

@@ -80,11 +80,22 @@ type replica struct {
 	suspendedQuorum bool
 	forceIO         bool
 	watchingClose   bool
+	// auto says that the role is Primary because somebody opened the device,
+	// so it ends with the last close.
+	auto         bool
+	watchingAuto bool
+	attempt      *attempt // of auto-promotion, under way
+	promoting    int      // promotions under way
+	// stale says that another node became Primary without knowing that nobody
+	// had the device open here: buffers of this node may be old.
+	stale         bool
+	watchingStale bool
 
 	disks map[int]*disk
 	links map[string]*link // by peer
 
 	inflight int    // requests being executed right now
+	served   int    // requests that were ever admitted
 	last     *State // what was told to events2 streams
 }
 

@@ -238,6 +238,7 @@ func (c *Cluster) Deconfigure(ctx context.Context, nodeName, resourceName string
 		}
 		return err
 	}
+	c.releaseAuto(ctx, r)
 	if r.role == Primary || c.firstOpener(ctx, r, true) != "" {
 		c.mu.Unlock()
 		return fmt.Errorf("take down %s on %s: %w", resourceName, nodeName, ErrInUse)

@@ -21,8 +21,8 @@ import (
 // loosely. Every recorded command must be replayed, in order.
 //
 // Not modelled, and therefore not replayed: creation of meta data, StandAlone
-// and split brain (a violation instead), auto-promotion by opening a device
-// and the errors of open(2) that go with it, down, resource-options and
+// and split brain (a violation instead), the errors of open(2) on a Secondary
+// (its requests fail instead), down, resource-options and
 // peer-device-options, verification, --show-defaults, activity log and bitmap
 // counters, traffic counters, dbdt1 and eta, the transient states Attaching
 // and Detaching, an outdated mark kept for an absent peer.
@@ -193,6 +193,7 @@ func withoutCounters(value any) any {
 func conform(t *testing.T, transcript string, options ResourceOptions, scenario func(*replay)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		options.AutoPromote = true // as in the recorded resource
 		r := &replay{lab: newLab(t, options), left: readTranscript(t, transcript)}
 		defer r.Close()
 		scenario(r)
@@ -273,6 +274,66 @@ func TestRolesChangeAsTheRealOnes(t *testing.T) {
 		r.driver.open("n0", 1000, "")
 		r.wait(2 * closePoll)
 		r.step("n0", statusJSONCommand)
+	})
+}
+
+func TestOpeningPromotesAndTheLastCloseDemotesAsInTheRealOne(t *testing.T) {
+	conform(t, "auto-promote", majority, func(r *replay) {
+		opens := func(node string, minor int) {
+			r.t.Helper()
+			r.driver.open(node, minor, "mount")
+			r.wantIO(node, false, "ok")
+			r.wantIO(node, true, "ok")
+		}
+		closes := func(node string, minor int) {
+			r.driver.open(node, minor, "")
+			r.wait(2 * autoPoll)
+		}
+		opens("n0", 1000)
+		r.steps(statusJSONCommand, "n0", "n1", "n2")
+		r.step("n0", eventsCommand)
+		r.driver.open("n1", 1000, "mount")
+		start := time.Now()
+		if err := <-r.startIO("n1", 0, false); err == nil {
+			r.t.Error("a second node reads")
+		}
+		if took := time.Since(start); took < 2*time.Second || took > 2200*time.Millisecond {
+			r.t.Errorf("mount was refused after %v, real one 2.09 s", took)
+		}
+		r.driver.open("n1", 1000, "")
+		r.step("n1", primaryCommand) // refused
+		r.driver.open("n0", 1001, "mount")
+		r.step("n0", statusJSONCommand)
+		closes("n0", 1000)
+		r.step("n0", "role pvc-a")
+		r.step("n0", statusJSONCommand)
+		closes("n0", 1001)
+		r.step("n0", "role pvc-a")
+		r.step("n0", statusJSONCommand)
+
+		opens("n0", 1000)
+		r.step("n0", secondaryCommand) // refused
+		r.step("n0", primaryCommand)
+		closes("n0", 1000)
+		r.step("n0", "role pvc-a")
+		r.step("n0", statusJSONCommand)
+		r.step("n0", secondaryCommand)
+
+		r.driver.openReading("n1", 1000, "sleep")
+		r.wantIO("n1", false, "ok")
+		r.step("n1", "role pvc-a")
+		r.step("n1", statusJSONCommand)
+		r.step("n0", primaryCommand) // refused
+		r.driver.open("n1", 1000, "")
+
+		opens("n2", 1000)
+		r.steps(statusJSONCommand, "n0", "n1", "n2")
+		closes("n2", 1000)
+		r.step("n2", "role pvc-a")
+		opens("n0", 1000)
+		r.step("n0", "role pvc-a")
+		closes("n0", 1000) // killed
+		r.step("n0", "role pvc-a")
 	})
 }
 

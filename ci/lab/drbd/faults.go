@@ -50,7 +50,7 @@ func (c *Cluster) powerOff(n *node) {
 			c.subscribers.add(Event{Time: time.Now(), Node: n.name, Resource: res.name, Kind: EventInUse})
 		}
 		c.becomeSecondary(r)
-		r.suspendedUser, r.suspendedQuorum, r.forceIO, r.last = false, false, false, nil
+		r.suspendedUser, r.suspendedQuorum, r.forceIO, r.stale, r.last = false, false, false, false, nil
 		for _, l := range r.links {
 			l.cancel()
 			l.state, l.role = stateConnecting, Unknown

@@ -18,6 +18,7 @@ const (
 	allow verdict = iota
 	fail          // EIO
 	hang          // look again after the next change of state
+	open          // only after auto-promotion, or a Primary's last close
 )
 
 // judge decides about a request of a node, now. It is the rule book: nothing
@@ -29,9 +30,11 @@ func (c *Cluster) judge(r *replica, number int, write bool) verdict {
 		return fail
 	case r.node.paused:
 		return hang
-	case r.role != Primary || r.forceIO:
+	case r.forceIO:
 		// A forced demotion releases what is suspended.
 		return fail
+	case r.role != Primary:
+		return c.judgeSecondary(r, number, write)
 	case r.suspendedUser:
 		return hang
 	case r.suspendedQuorum:
@@ -131,14 +134,22 @@ func (c *Cluster) ServeBlocks(ctx context.Context, listener net.Listener) error 
 func (e *export) pass(ctx context.Context, write bool, offset, length int64, do func() error) error {
 	c, r := e.cluster, e.replica
 	c.mu.Lock()
-	for waited := false; ; waited = true {
+	for started := false; ; {
 		what := fail
 		if e.epoch == r.node.epoch {
-			what = c.judge(r, e.number, write)
+			// A flush needs no role: whatever was written is written.
+			what = c.judge(r, e.number, write && (length > 0 || r.role == Primary))
+		}
+		if what == open {
+			what = fail
+			// What was written as Primary must not come again after a demotion.
+			if !started && c.openSecondary(ctx, r, write && length > 0) == nil {
+				continue
+			}
 		}
 		switch what {
 		case fail:
-			if d := r.disks[e.number]; waited && write && d != nil && !d.client {
+			if d := r.disks[e.number]; started && write && d != nil && !d.client {
 				// It may have reached the local disk before it failed: a
 				// resync will have to undo it.
 				d.missing.add(offset, length)
@@ -146,6 +157,7 @@ func (e *export) pass(ctx context.Context, write bool, offset, length int64, do 
 			c.mu.Unlock()
 			return syscall.EIO
 		case hang:
+			started = started || r.role == Primary
 			changed := c.changed
 			c.mu.Unlock()
 			select {
@@ -165,6 +177,7 @@ func (e *export) pass(ctx context.Context, write bool, offset, length int64, do 
 		r.disks[e.number].read += length
 	}
 	r.inflight++
+	r.served++
 	c.mu.Unlock()
 
 	err := do()

@@ -2,6 +2,7 @@ package drbd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,10 +17,11 @@ type fakeDriver struct {
 	openers map[string][]Opener // node/minor
 	flushed map[string]int
 	devices map[string]bool
+	silent  map[string]bool // nodes whose agent does not answer
 }
 
 func newFakeDriver() *fakeDriver {
-	return &fakeDriver{openers: map[string][]Opener{}, flushed: map[string]int{}, devices: map[string]bool{}}
+	return &fakeDriver{openers: map[string][]Opener{}, flushed: map[string]int{}, devices: map[string]bool{}, silent: map[string]bool{}}
 }
 
 func deviceKey(node string, minor int) string { return fmt.Sprintf("%s/%d", node, minor) }
@@ -43,6 +45,9 @@ func (f *fakeDriver) Resize(context.Context, string, Device) error { return nil 
 func (f *fakeDriver) Openers(_ context.Context, node string, device Device) ([]Opener, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.silent[node] {
+		return nil, errors.New("no answer")
+	}
 	return f.openers[deviceKey(node, device.Minor)], nil
 }
 
@@ -62,6 +67,21 @@ func (f *fakeDriver) open(node string, minor int, name string) {
 		return
 	}
 	f.openers[deviceKey(node, minor)] = []Opener{{Name: name, PID: 273}}
+}
+
+// openReading is the same for a process that only reads.
+func (f *fakeDriver) openReading(node string, minor int, name string) {
+	f.open(node, minor, name)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.openers[deviceKey(node, minor)][0].ReadOnly = true
+}
+
+// silence makes the node's agent silent, or lets it answer again.
+func (f *fakeDriver) silence(node string, silent bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent[node] = silent
 }
 
 // lab is the arrangement of the transcripts: two diskful nodes and a diskless

@@ -242,7 +242,7 @@ func (c *Cluster) handshake(a, b *replica) bool {
 		}
 		return false // a Primary cannot become the target of a resync
 	}
-	if c.primariesIn(a, b) > 1 {
+	if c.primariesIn(a, b) > 1 && !a.res.options.TwoPrimaries {
 		return false
 	}
 	la, lb := a.links[b.node.name], b.links[a.node.name]

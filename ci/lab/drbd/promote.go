@@ -32,7 +32,8 @@ func refuse(r *replica, code int, info string) *StateError {
 // would: half a second to find out that a silent peer is dead or that a living
 // Primary stays it, a second and more when the other peers have to find out.
 // Refusals are *StateError. Promoting a Primary is a success, even one without
-// quorum. force overrides missing data and quorum: nearly always a violation.
+// quorum; one that was promoted automatically then stays it after the last
+// close. force overrides missing data and quorum: nearly always a violation.
 func (c *Cluster) Promote(ctx context.Context, nodeName, resourceName string, force bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,9 +41,27 @@ func (c *Cluster) Promote(ctx context.Context, nodeName, resourceName string, fo
 	if err != nil {
 		return err
 	}
-	if r.role == Primary {
-		return nil
+	if r.role != Primary {
+		if err := c.promote(ctx, r, force, false); err != nil {
+			return err
+		}
 	}
+	r.auto = false
+	return nil
+}
+
+// promote makes the node Primary until `secondary`, or (auto) until the last
+// close; or it refuses. The buffers of a node that is promoted automatically
+// are not flushed: its kernel waits for the request that caused it. What they
+// hold was read while nobody could be Primary elsewhere, else it is stale.
+func (c *Cluster) promote(ctx context.Context, r *replica, force, auto bool) error {
+	// Requests of other Secondaries wait meanwhile: what they read would stay
+	// in their buffers.
+	r.promoting++
+	defer func() {
+		r.promoting--
+		c.wake()
+	}()
 	if r.forceIO {
 		if opener := c.firstOpener(ctx, r, false); opener != "" {
 			return refuse(r, codeHeldOpen, opener)
@@ -52,38 +71,59 @@ func (c *Cluster) Promote(ctx context.Context, nodeName, resourceName string, fo
 	if err := c.checkPeers(ctx, r); err != nil {
 		return err
 	}
-	if r.primaryPeer() != "" {
+	c.releasePeers(ctx, r)
+	if r.otherPrimary() {
 		// Perhaps it is about to demote: DRBD gives it one ping-timeout.
 		if err := c.pause(ctx, c.timing.PingTimeout); err != nil {
 			return err
 		}
-		if r.primaryPeer() != "" {
+		if r.otherPrimary() {
 			return refuse(r, codeTwoPrimaries, "")
 		}
 	}
 	if err := c.mayPromote(r, force); err != nil {
 		return err
 	}
-	if reader := c.readingPeer(ctx, r); reader != nil {
+	reader, unused := c.readingPeer(ctx, r)
+	if reader != nil {
 		if err := c.pause(ctx, c.timing.ReaderRefusal); err != nil {
 			return err
 		}
 		return refuse(r, codeDeclined, fmt.Sprintf("Declined by peer %s (id: %d), see the kernel log there", reader.node.name, reader.id))
 	}
-	if err := c.flush(ctx, r); err != nil {
-		return err
+	if !auto {
+		if err := c.flush(ctx, r); err != nil {
+			return err
+		}
+		r.stale = false
+	}
+	// All requests of others that were admitted before are executed first.
+	for _, other := range r.res.sortedReplicas() {
+		if other != r {
+			if err := c.drain(ctx, other); err != nil {
+				return err
+			}
+		}
 	}
 	// The world went on while nothing was locked.
-	if current, err := c.running(nodeName, resourceName); err != nil || current != r {
-		return fmt.Errorf("promote %s on %s: %w", resourceName, nodeName, ErrUnknown)
+	if current, err := c.running(r.node.name, r.res.name); err != nil || current != r {
+		return fmt.Errorf("promote %s on %s: %w", r.res.name, r.node.name, ErrUnknown)
 	}
-	if r.primaryPeer() != "" {
+	if r.role == Primary {
+		return nil
+	}
+	if r.otherPrimary() {
 		return refuse(r, codeTwoPrimaries, "")
 	}
 	if err := c.mayPromote(r, force); err != nil {
 		return err
 	}
-	return c.becomePrimary(ctx, r, force)
+	if r.stale {
+		return refuse(r, codeNoUpToDateData, "")
+	}
+	r.auto = auto
+	c.becomePrimary(r, force, unused)
+	return nil
 }
 
 // mayPromote checks data before quorum, as DRBD does.
@@ -103,16 +143,9 @@ func (c *Cluster) mayPromote(r *replica, force bool) error {
 	return nil
 }
 
-// becomePrimary makes the node Primary after all requests of others that were
-// admitted before are executed.
-func (c *Cluster) becomePrimary(ctx context.Context, r *replica, force bool) error {
-	for _, other := range r.res.sortedReplicas() {
-		if other != r {
-			if err := c.drain(ctx, other); err != nil {
-				return err
-			}
-		}
-	}
+// becomePrimary makes the node Primary. unused are the peers on which nobody
+// has the device open.
+func (c *Cluster) becomePrimary(r *replica, force bool, unused map[*replica]bool) {
 	if force && (!r.hasData() || !r.hasQuorum()) {
 		c.forcePrimary(r)
 	}
@@ -122,7 +155,11 @@ func (c *Cluster) becomePrimary(ctx context.Context, r *replica, force bool) err
 		}
 	}
 	for _, other := range r.res.sortedReplicas() {
-		if other != r && other.role == Primary && other.node.up {
+		if other == r || !other.node.up || r.res.options.TwoPrimaries && r.connected(other) {
+			continue
+		}
+		other.stale = c.driver != nil && !unused[other]
+		if other.role == Primary {
 			// It was cut off and does not know yet. Until it does, it reads
 			// what was there when it was cut off.
 			for _, v := range r.res.volumes {
@@ -135,7 +172,6 @@ func (c *Cluster) becomePrimary(ctx context.Context, r *replica, force bool) err
 	}
 	r.role = Primary
 	c.settle(r.res)
-	return nil
 }
 
 // forcePrimary is what --force overrides. Only a resource that never had
@@ -187,7 +223,7 @@ func (c *Cluster) Demote(ctx context.Context, nodeName, resourceName string, for
 }
 
 func (c *Cluster) becomeSecondary(r *replica) {
-	r.role = Secondary
+	r.role, r.auto = Secondary, false
 	for _, v := range r.res.volumes {
 		v.store.thaw(r.node.name)
 	}
@@ -236,7 +272,7 @@ func (c *Cluster) watchClose(r *replica) {
 }
 
 func (c *Cluster) releaseForceIO(r *replica) {
-	r.forceIO = false
+	r.forceIO, r.stale = false, false
 	c.settle(r.res)
 }
 
@@ -296,28 +332,11 @@ func (r *replica) devices() []Device {
 // counts as nobody for `secondary`, but as somebody for a forced demotion
 // (cautious), which waits until it is known.
 func (c *Cluster) firstOpener(ctx context.Context, r *replica, cautious bool) string {
-	if c.driver == nil {
-		return ""
-	}
 	devices := r.devices()
-	c.mu.Unlock()
-	found := map[int][]Opener{}
-	unknown := false
-	for _, device := range devices {
-		openers, err := c.driver.Openers(ctx, r.node.name, device)
-		if err != nil {
-			unknown = true
-			continue
-		}
-		found[device.Volume] = openers
-	}
-	c.mu.Lock()
+	found, err := c.openers(ctx, r)
 	text := ""
 	for _, device := range devices {
 		openers := found[device.Volume]
-		if d := r.disks[device.Volume]; d != nil {
-			d.open = len(openers) > 0
-		}
 		if text == "" && len(openers) > 0 {
 			since := openers[0].Since
 			if since.IsZero() {
@@ -326,17 +345,45 @@ func (c *Cluster) firstOpener(ctx context.Context, r *replica, cautious bool) st
 			text = fmt.Sprintf("drbd%d opened by %s (pid %d) at %s", device.Minor, openers[0].Name, openers[0].PID, since.UTC().Format("2006-01-02 15:04:05.000"))
 		}
 	}
-	if text == "" && unknown && cautious {
+	if text == "" && err != nil && cautious {
 		return "unknown"
 	}
 	return text
 }
 
-// readingPeer returns a connected peer on which somebody has opened a device,
-// which can only be for reading.
-func (c *Cluster) readingPeer(ctx context.Context, r *replica) *replica {
+// openers asks the node who has the replica's devices open, by volume. With an
+// error the answer is not complete.
+func (c *Cluster) openers(ctx context.Context, r *replica) (map[int][]Opener, error) {
 	if c.driver == nil {
-		return nil
+		return nil, nil
+	}
+	devices := r.devices()
+	c.mu.Unlock()
+	found := map[int][]Opener{}
+	var failed error
+	for _, device := range devices {
+		openers, err := c.driver.Openers(ctx, r.node.name, device)
+		if err != nil {
+			failed = err
+			continue
+		}
+		found[device.Volume] = openers
+	}
+	c.mu.Lock()
+	for _, device := range devices {
+		if d := r.disks[device.Volume]; d != nil {
+			d.open = len(found[device.Volume]) > 0
+		}
+	}
+	return found, failed
+}
+
+// readingPeer returns a connected peer on which somebody has opened a device,
+// which can only be for reading. Without one, unused are the peers that said
+// that nobody has.
+func (c *Cluster) readingPeer(ctx context.Context, r *replica) (reader *replica, unused map[*replica]bool) {
+	if c.driver == nil || r.res.options.TwoPrimaries {
+		return nil, nil
 	}
 	var peers []*replica
 	for _, l := range r.links {
@@ -346,12 +393,17 @@ func (c *Cluster) readingPeer(ctx context.Context, r *replica) *replica {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
+	unused = map[*replica]bool{}
 	for _, peer := range peers {
-		if c.firstOpener(ctx, peer, false) != "" {
-			return peer
+		found, err := c.openers(ctx, peer)
+		for _, openers := range found {
+			if len(openers) > 0 {
+				return peer, nil
+			}
 		}
+		unused[peer] = err == nil
 	}
-	return nil
+	return nil, unused
 }
 
 // flush drops what the node remembers of an earlier Primary time.

@@ -100,6 +100,17 @@ func (r *replica) primaryPeer() string {
 	return ""
 }
 
+// otherPrimary tells the same, where there may only be one.
+func (r *replica) otherPrimary() bool {
+	return !r.res.options.TwoPrimaries && r.primaryPeer() != ""
+}
+
+// connected tells whether the node is connected with another one.
+func (r *replica) connected(other *replica) bool {
+	l := r.links[other.node.name]
+	return l != nil && l.state == stateConnected
+}
+
 // promotion computes may_promote and promotion_score as `drbdsetup events2`
 // does: the score is all local disks * 10000 + UpToDate local disks * 100 +
 // the smallest number of UpToDate copies; 0 without data or quorum.

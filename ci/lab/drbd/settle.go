@@ -69,7 +69,7 @@ func (c *Cluster) checkPrimaries(res *resource) {
 			continue
 		}
 		for _, l := range r.links {
-			if l.state == stateConnected && c.linkHolds(r, l) && l.role == Primary && r.node.name < l.peer {
+			if !res.options.TwoPrimaries && l.state == stateConnected && c.linkHolds(r, l) && l.role == Primary && r.node.name < l.peer {
 				c.violate("%s: %s and %s are Primary and connected", res.name, r.node.name, l.peer)
 			}
 		}
@@ -82,7 +82,8 @@ func (c *Cluster) checkPrimaries(res *resource) {
 			if what != allow {
 				continue
 			}
-			if other, two := writers[number]; two {
+			other, two := writers[number]
+			if two && !(res.options.TwoPrimaries && r.connected(res.replicas[other])) {
 				c.violate("%s: %s and %s can both write to volume %d: split brain", res.name, other, r.node.name, number)
 			}
 			writers[number] = r.node.name

@@ -44,6 +44,9 @@ func (res *resource) optionList() [][2]string {
 	if res.options.OnNoQuorum == OnNoQuorumIOError {
 		list = append(list, [2]string{"on-no-quorum", OnNoQuorumIOError})
 	}
+	if !res.options.AutoPromote {
+		list = append(list, [2]string{"auto-promote", "no"})
+	}
 	if res.options.OnSuspendedPrimaryOutdated == "force-secondary" {
 		list = append(list, [2]string{"on-suspended-primary-outdated", "force-secondary"})
 	}

@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,25 +77,38 @@ func TestDeletionWaitsForLINSTOR(t *testing.T) {
 	must(t, c.WaitVolumeGone(ctx, volume))
 }
 
-// With the serving node dead, a deletion waits for it and finishes when the
-// node is back: nobody else can know that it does not write any more.
-func TestDeletionWaitsForTheServersNode(t *testing.T) {
+// With the node of a replica dead, a deletion finishes when the node is back:
+// until then LINSTOR still has what only that node can remove.
+func TestDeletionWaitsForADeadNode(t *testing.T) {
 	ctx, c, volume := used(t, scenario.Class{})
 	server := must1(laboratory.Node(must1(c.WaitServing(ctx, volume))(t).Status.Node))(t)
 	must(t, c.DeletePods(ctx, "user"))
 	must1(c.WaitIdle(ctx, volume))(t)
 	must(t, server.PowerOff(ctx))
-	defer func() {
+	on := sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
 		must(t, server.PowerOn(ctx))
 		must(t, server.WaitReady(ctx))
-	}()
+	})
+	t.Cleanup(on) // before the one that looks for leaks
 	must(t, c.DeleteClaim(ctx, "shared"))
-	time.Sleep(10 * time.Second)
-	if _, err := c.Client.CoreV1().PersistentVolumes().Get(ctx, volume, metav1.GetOptions{}); err != nil {
-		t.Logf("the volume is gone from Kubernetes while the node is off: LINSTOR removes its replica when it is back")
+	must(t, scenario.WaitFor(ctx, "the deletion to have begun", func(ctx context.Context) (bool, error) {
+		found := definition(ctx, t, volume)
+		if found == nil {
+			return false, errors.New("LINSTOR has nothing left although a node is off")
+		}
+		return slices.ContainsFunc(found.Resources, func(r control.Resource) bool { return slices.Contains(r.Flags, "DELETE") }), nil
+	}))
+	time.Sleep(3 * time.Second)
+	if definition(ctx, t, volume) == nil {
+		t.Error("LINSTOR has nothing left although a node is off")
 	}
-	must(t, server.PowerOn(ctx))
+	on()
 	must(t, c.WaitVolumeGone(ctx, volume))
+	must(t, scenario.WaitFor(ctx, "LINSTOR to have nothing left", func(ctx context.Context) (bool, error) {
+		return definition(ctx, t, volume) == nil, nil
+	}))
 }
 
 // Retain keeps everything: volume, export, service and data.

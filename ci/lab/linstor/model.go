@@ -36,6 +36,8 @@ const (
 	propAutoQuorum      = "DrbdOptions/auto-quorum"
 	propQuorum          = "DrbdOptions/Resource/quorum"
 	propOnNoQuorum      = "DrbdOptions/Resource/on-no-quorum"
+	propAutoPromote     = "DrbdOptions/Resource/auto-promote"
+	propTwoPrimaries    = "DrbdOptions/Net/allow-two-primaries"
 	propPrimarySet      = "DrbdPrimarySetOn"
 	propInitialUpToDate = "Linstor/Drbd/InitialUptoDateOn"
 	propFileSystem      = "FileSystem/Type"

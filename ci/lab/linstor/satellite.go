@@ -188,7 +188,10 @@ func (c *Controller) plan(rd *resourceDefinition, name string) (nodePlan, bool) 
 	}
 	p.config = drbd.ResourceConfig{
 		Name: rd.name, NodeID: r.nodeID,
-		Options: drbd.ResourceOptions{Quorum: rd.props[propQuorum], OnNoQuorum: c.prop(rd, propOnNoQuorum), AutoPromote: true},
+		Options: drbd.ResourceOptions{
+			Quorum: rd.props[propQuorum], OnNoQuorum: c.prop(rd, propOnNoQuorum),
+			AutoPromote: c.prop(rd, propAutoPromote) != "no", TwoPrimaries: c.prop(rd, propTwoPrimaries) == "yes",
+		},
 	}
 	for _, vd := range rd.sortedVolumes() {
 		v := r.volumes[vd.number]

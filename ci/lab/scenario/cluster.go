@@ -85,7 +85,7 @@ func WaitFor(ctx context.Context, what string, done func(context.Context) (bool,
 }
 
 // Exec runs a command in the first container of a pod and returns its standard
-// output; the error holds standard error.
+// output; the error holds what it said last.
 func (c *Cluster) Exec(ctx context.Context, pod string, command ...string) (string, error) {
 	request := c.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(c.Namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec)
@@ -95,9 +95,14 @@ func (c *Cluster) Exec(ctx context.Context, pod string, command ...string) (stri
 	}
 	var stdout, stderr bytes.Buffer
 	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}); err != nil {
-		return stdout.String(), fmt.Errorf("run %q in pod %s: %w: %s", strings.Join(command, " "), pod, err, strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("run %q in pod %s: %w: %s", strings.Join(command, " "), pod, err, lastLine(stdout.String()+stderr.String()))
 	}
 	return stdout.String(), nil
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
 }
 
 // Events returns the events about an object of the namespace, a volume or an

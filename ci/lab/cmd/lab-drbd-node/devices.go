@@ -39,6 +39,9 @@ func newDevices(node, blocks string) *devices {
 
 func index(d drbd.Device) int { return d.Minor - firstMinor }
 
+// deviceNumber is what stat(2) tells of the device.
+func deviceNumber(d drbd.Device) uint64 { return unix.Mkdev(nbd.Major, uint32(index(d))) }
+
 func path(d drbd.Device) string { return fmt.Sprintf("/dev/drbd%d", d.Minor) }
 
 // attach connects the device and makes its node; done already, it only takes
@@ -166,7 +169,7 @@ func (s *devices) resize(d drbd.Device) error {
 
 // ensureNode makes /dev/drbd<minor> the nbd device.
 func ensureNode(d drbd.Device) error {
-	number := unix.Mkdev(nbd.Major, uint32(index(d)))
+	number := deviceNumber(d)
 	var stat unix.Stat_t
 	if err := unix.Stat(path(d), &stat); err == nil && stat.Rdev == number {
 		return nil

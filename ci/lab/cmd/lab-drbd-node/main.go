@@ -225,7 +225,11 @@ func ordersHandler(devices *devices) http.Handler {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 				return
 			}
-			klog.V(2).InfoS("Order done", "order", pattern, "device", order.Device)
+			level := klog.Level(2)
+			if pattern == "/openers" {
+				level = 4 // asked twice a second about what is promoted automatically
+			}
+			klog.V(level).InfoS("Order done", "order", pattern, "device", order.Device)
 			_ = json.NewEncoder(w).Encode(answer)
 		})
 	}

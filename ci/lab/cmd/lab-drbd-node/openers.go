@@ -14,9 +14,10 @@ import (
 )
 
 // openers tells who has the device open: a mounted filesystem (found by its
-// exclusive claim, so a lazily unmounted one counts until it is gone), else the
-// processes with a descriptor. The claim is looked at first because it costs
-// one system call, and the guests are slow at them.
+// exclusive claim, so a lazily unmounted one counts until it is gone), a loop
+// device on it (kubelet makes one for a block claim), else the processes with a
+// descriptor. The claim is looked at first because it costs one system call,
+// and the guests are slow at them.
 func openers(d drbd.Device) ([]drbd.Opener, error) {
 	claimed, err := isClaimed(d)
 	if err != nil {
@@ -25,7 +26,10 @@ func openers(d drbd.Device) ([]drbd.Opener, error) {
 	if claimed {
 		return []drbd.Opener{{Name: "mount", PID: 1}}, nil
 	}
-	var list []drbd.Opener
+	list, err := loops(d)
+	if err != nil || len(list) > 0 {
+		return list, err
+	}
 	for _, process := range names("/proc") {
 		pid, err := strconv.Atoi(process)
 		if err != nil || pid == os.Getpid() {
@@ -33,14 +37,51 @@ func openers(d drbd.Device) ([]drbd.Opener, error) {
 		}
 		directory := "/proc/" + process + "/fd/"
 		for _, descriptor := range names(directory) {
-			// Only the link is read: following it could hang on a dead mount.
 			target, err := os.Readlink(directory + descriptor)
-			if err == nil && isDevice(d, target) {
+			if err == nil && isDevice(d, directory+descriptor, target) {
 				list = append(list, describe(pid, descriptor))
 			}
 		}
 	}
 	return list, nil
+}
+
+// loops lists the loop devices on the device, of which no process shows.
+func loops(d drbd.Device) ([]drbd.Opener, error) {
+	var list []drbd.Opener
+	for _, name := range names("/sys/block") {
+		if !strings.HasPrefix(name, "loop") {
+			continue
+		}
+		if _, err := os.Stat("/sys/block/" + name + "/loop"); err != nil {
+			continue // not bound to anything
+		}
+		info, err := loopInfo("/dev/" + name)
+		if err != nil {
+			return nil, fmt.Errorf("ask %s for what it is on: %w", name, err)
+		}
+		if info != nil && info.Rdevice == deviceNumber(d) {
+			list = append(list, drbd.Opener{Name: name, PID: 1, ReadOnly: info.Flags&unix.LO_FLAGS_READ_ONLY != 0})
+		}
+	}
+	return list, nil
+}
+
+// loopInfo is nil for a loop device that has gone meanwhile.
+func loopInfo(path string) (*unix.LoopInfo64, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	info, err := unix.IoctlLoopGetStatus64(fd)
+	if errors.Is(err, unix.ENXIO) {
+		return nil, nil
+	}
+	return info, err
 }
 
 // names lists a directory; one that cannot be read (the process has ended)
@@ -55,10 +96,24 @@ func names(directory string) []string {
 	return list
 }
 
-// isDevice tells whether an open file's name is one of the device's.
-func isDevice(d drbd.Device, target string) bool {
+// notBlock are the devices that nearly every process has open.
+var notBlock = map[string]bool{
+	"/dev/null": true, "/dev/zero": true, "/dev/full": true, "/dev/random": true, "/dev/urandom": true, "/dev/tty": true, "/dev/ptmx": true, "/dev/console": true,
+}
+
+// isDevice tells whether an open file is the device, by whatever name: in a
+// container it has the one that the claim's user chose. Only in /dev is the
+// link followed; elsewhere that could hang on a dead mount.
+func isDevice(d drbd.Device, link, target string) bool {
 	name := filepath.Base(target)
-	return strings.Contains(target, "dev/") && (name == filepath.Base(path(d)) || name == fmt.Sprintf("nbd%d", index(d)))
+	if strings.Contains(target, "dev/") && (name == filepath.Base(path(d)) || name == fmt.Sprintf("nbd%d", index(d))) {
+		return true
+	}
+	if !strings.HasPrefix(target, "/dev/") || strings.HasPrefix(target, "/dev/pts/") || notBlock[target] {
+		return false
+	}
+	var stat unix.Stat_t
+	return unix.Stat(link, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK && stat.Rdev == deviceNumber(d)
 }
 
 // isClaimed probes with an exclusive open, which a mounted filesystem refuses.
