@@ -11,6 +11,10 @@ import (
 // device is still open.
 const autoPoll = 500 * time.Millisecond
 
+// refusalLasts is how long further reads fail at once after an attempt was
+// refused: they are those of the open that the real one refuses once.
+const refusalLasts = time.Second
+
 // attempt is one try of a node to promote because of its requests; all that
 // come meanwhile share its outcome.
 type attempt struct {
@@ -63,7 +67,7 @@ func (c *Cluster) openSecondary(ctx context.Context, r *replica, write bool) err
 		if !r.otherPrimary() {
 			return nil
 		}
-		if !c.openForWriting(ctx, r) {
+		if time.Since(r.refused) < refusalLasts || !c.openForWriting(ctx, r) {
 			return syscall.EMEDIUMTYPE
 		}
 	}
@@ -122,6 +126,9 @@ func (c *Cluster) autoPromote(r *replica, running *attempt) {
 	}
 	if r.auto {
 		c.watchAuto(r)
+	}
+	if running.err != nil {
+		r.refused = time.Now()
 	}
 	r.attempt = nil
 	close(running.done)

@@ -85,7 +85,8 @@ type replica struct {
 	auto         bool
 	watchingAuto bool
 	attempt      *attempt // of auto-promotion, under way
-	promoting    int      // promotions under way
+	refused      time.Time
+	promoting    int // promotions under way
 	// stale says that another node became Primary without knowing that nobody
 	// had the device open here: buffers of this node may be old.
 	stale         bool

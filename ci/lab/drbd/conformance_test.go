@@ -300,6 +300,7 @@ func TestOpeningPromotesAndTheLastCloseDemotesAsInTheRealOne(t *testing.T) {
 		if took := time.Since(start); took < 2*time.Second || took > 2200*time.Millisecond {
 			r.t.Errorf("mount was refused after %v, real one 2.09 s", took)
 		}
+		r.wantIO("n1", false, "EIO") // mount(2) reads more than once
 		r.driver.open("n1", 1000, "")
 		r.step("n1", primaryCommand) // refused
 		r.driver.open("n0", 1001, "mount")

@@ -69,6 +69,7 @@ type guests struct {
 	programs string
 	running  map[string]*exec.Cmd
 	blocks   context.CancelFunc
+	options  drbd.ResourceOptions
 }
 
 // someGuests is a driver that leaves out the tiebreaker, which has no guest.
@@ -88,6 +89,13 @@ func (s someGuests) Openers(ctx context.Context, node string, device drbd.Device
 	return s.AgentDriver.Openers(ctx, node, device)
 }
 
+func (s someGuests) Flush(ctx context.Context, node string, device drbd.Device) error {
+	if node == "n3" {
+		return nil
+	}
+	return s.AgentDriver.Flush(ctx, node, device)
+}
+
 func (s someGuests) Resize(ctx context.Context, node string, device drbd.Device) error {
 	if node == "n3" {
 		return nil
@@ -103,11 +111,15 @@ func (g *guests) command(name string, args ...string) {
 }
 
 func newGuests(t *testing.T) *guests {
-	g := &guests{t: t, programs: t.TempDir(), running: map[string]*exec.Cmd{}}
+	g := &guests{t: t, programs: t.TempDir(), running: map[string]*exec.Cmd{}, options: drbd.ResourceOptions{Quorum: drbd.QuorumMajority}}
 	g.command("ip", "link", "set", "lo", "up")
 	g.command("ip", "link", "add", "br0", "type", "bridge")
 	g.command("ip", "addr", "add", "10.88.0.1/24", "dev", "br0")
 	g.command("ip", "link", "set", "br0", "up")
+	t.Cleanup(func() {
+		g.command("ip", "link", "del", "br0")
+		g.blocks()
+	})
 	t.Setenv("CGO_ENABLED", "0")
 	g.command("go", "build", "-o", g.programs+"/", ".", "../drbdsetup")
 	g.command("gcc", "-O2", "-shared", "-fPIC", "-o", g.programs+"/shim.so", "../../cluster/umlshim/umlshim.c", "-ldl")
@@ -126,6 +138,7 @@ func newGuests(t *testing.T) *guests {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = listener.Close() })
 	go func() { _ = http.Serve(listener, g.ControlHandler()) }()
 	g.serveBlocks()
 	for _, name := range []string{"n1", "n2", "n3"} {
@@ -165,9 +178,9 @@ func (g *guests) boot(node string) {
 	tap := "tap-" + node
 	if exec.Command("ip", "link", "show", tap).Run() != nil {
 		g.command("ip", "tuntap", "add", tap, "mode", "tap")
-		g.command("ip", "link", "set", tap, "master", "br0")
-		g.command("ip", "link", "set", tap, "up")
 	}
+	g.command("ip", "link", "set", tap, "master", "br0")
+	g.command("ip", "link", "set", tap, "up")
 	log, err := os.Create(filepath.Join(g.programs, node+".log"))
 	if err != nil {
 		g.t.Fatal(err)
@@ -253,7 +266,7 @@ func (g *guests) configure(file string, nodes ...string) {
 	g.t.Helper()
 	for _, node := range nodes {
 		g.must(g.Configure(g.t.Context(), node, drbd.ResourceConfig{
-			Name: "pvc-a", NodeID: -1, Options: drbd.ResourceOptions{Quorum: drbd.QuorumMajority},
+			Name: "pvc-a", NodeID: -1, Options: g.options,
 			Volumes: []drbd.VolumeConfig{{Number: 0, Minor: 1000, SizeBytes: 64 << 20, BackingFile: file, Diskless: node == "n3"}},
 		}))
 	}
