@@ -77,6 +77,7 @@ func TestImpossibleClaimGetsOneClearEventAndLeavesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, c := setup(t, 2*time.Minute)
 			test.claim.Name, test.claim.Class = "impossible", createClass(ctx, t, c, test.class)
+			time.Sleep(time.Second) // the provisioner's cache shall know the class
 			must(t, c.CreateClaim(ctx, test.claim))
 			event := must1(c.WaitEvent(ctx, "PersistentVolumeClaim", "impossible", test.says[0]))(t)
 			for _, text := range test.says {

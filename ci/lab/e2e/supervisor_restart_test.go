@@ -30,9 +30,11 @@ func TestSupervisorRestartDoesNotDisturbARunningWrite(t *testing.T) {
 		out string
 		err error
 	}
+	// The node has one processor, on which the new supervisor's container starts:
+	// steps get slower, but a restart of ganesha would take longer.
 	written := make(chan result, 1)
 	go func() {
-		out, err := c.Exec(ctx, "user", scenario.Workload, "write", scenario.DataPath+"/file", "--for", "20s", "--gap", "900ms")
+		out, err := c.Exec(ctx, "user", scenario.Workload, "write", scenario.DataPath+"/file", "--for", "20s", "--gap", "2500ms")
 		written <- result{out, err}
 	}()
 	time.Sleep(2 * time.Second)
