@@ -83,7 +83,11 @@ type Agent struct {
 	work         workqueue.TypedRateLimitingInterface[string]
 	observations workqueue.TypedRateLimitingInterface[string]
 
+	// starts has a place for each start that may run at the same time.
+	starts chan struct{}
+
 	lock     sync.Mutex
+	waiting  []string // for a place among starts
 	memories map[string]*memory
 	ports    map[string]int
 }
@@ -116,6 +120,7 @@ func NewAgent(settings Settings, d Dependencies) *Agent {
 		events: events{d.Recorder}, metrics: d.Metrics, now: d.Now,
 		work:         workqueue.NewTypedRateLimitingQueue(limiter()),
 		observations: workqueue.NewTypedRateLimitingQueue(limiter()),
+		starts:       make(chan struct{}, settings.parallelStarts()),
 		memories:     map[string]*memory{},
 		ports:        map[string]int{},
 	}
@@ -227,13 +232,13 @@ func (a *Agent) reconcile(ctx context.Context, name string) (time.Duration, erro
 		a.adopt(ctx, f)
 		return again, nil
 	case Start:
-		return a.startServer(ctx, f)
+		return a.inTurn(name, func() (time.Duration, error) { return a.startServer(ctx, f) })
 	case Restart:
 		return a.restartServer(ctx, f, decision)
 	case Grow:
 		return again, a.growServed(ctx, f)
 	case GrowIdle:
-		return again, a.growIdle(ctx, f)
+		return a.inTurn(name, func() (time.Duration, error) { return again, a.growIdle(ctx, f) })
 	case Stop:
 		return again, a.stopServer(ctx, f, decision)
 	case Describe:
@@ -242,6 +247,39 @@ func (a *Agent) reconcile(ctx context.Context, name string) (time.Duration, erro
 		return 0, a.withdraw(ctx, f)
 	}
 	return 0, fmt.Errorf("act on export %s: unknown action %q", name, decision.Action)
+}
+
+// startQueueDelay is when an export that waits for its turn to start looks again
+// by itself; usually it is called.
+const startQueueDelay = 5 * time.Second
+
+// inTurn starts an export if there is a place, or notes that it waits for one:
+// a worker must not wait, for another export may have to be fenced.
+func (a *Agent) inTurn(name string, start func() (time.Duration, error)) (time.Duration, error) {
+	select {
+	case a.starts <- struct{}{}:
+	default:
+		a.lock.Lock()
+		defer a.lock.Unlock()
+		if !slices.Contains(a.waiting, name) {
+			a.waiting = append(a.waiting, name)
+		}
+		return startQueueDelay, nil
+	}
+	defer a.callNext()
+	return start()
+}
+
+// callNext gives the place of a start that has ended to the one that waits
+// longest.
+func (a *Agent) callNext() {
+	<-a.starts
+	a.lock.Lock()
+	defer a.lock.Unlock()
+	if len(a.waiting) > 0 {
+		a.work.Add(a.waiting[0])
+		a.waiting = a.waiting[1:]
+	}
 }
 
 // again asks for another pass right after one that changed something.

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/kelseyhightower/envconfig"
@@ -23,13 +24,16 @@ type Settings struct {
 	PortMax      int           `envconfig:"RWX_PORT_MAX" default:"24585" desc:"highest port of a ganesha"`
 
 	ProbeInterval time.Duration `envconfig:"RWX_PROBE_INTERVAL" default:"3s" desc:"how often a served export is probed"`
-	ProbeTimeout  time.Duration `envconfig:"RWX_PROBE_TIMEOUT" default:"2s" desc:"how long one probe may take"`
+	ProbeTimeout  time.Duration `envconfig:"RWX_PROBE_TIMEOUT" default:"5s" desc:"how long one probe may take"`
 	ProbeFailures int           `envconfig:"RWX_PROBE_FAILURES" default:"3" desc:"failed probes in a row after which ganesha is killed and started again"`
-	StartTimeout  time.Duration `envconfig:"RWX_START_TIMEOUT" default:"30s" desc:"how long a new ganesha may take until the first probe passes"`
+	StartTimeout  time.Duration `envconfig:"RWX_START_TIMEOUT" default:"60s" desc:"how long a new ganesha may take until the first probe passes"`
 	StopTimeout   time.Duration `envconfig:"RWX_STOP_TIMEOUT" default:"10s" desc:"how long a ganesha may take to end before it is killed"`
 
-	Workers int           `envconfig:"RWX_WORKERS" default:"8" desc:"how many exports are worked on at the same time"`
-	Resync  time.Duration `envconfig:"RWX_RESYNC" default:"10m" desc:"how often every export is looked at without a trigger"`
+	Workers int `envconfig:"RWX_WORKERS" default:"8" desc:"how many exports are worked on at the same time"`
+	// Starts is bounded, because each start is work for a processor: many at once
+	// would all take so long that none ends in time.
+	Starts int           `envconfig:"RWX_STARTS" default:"0" desc:"how many exports are started at the same time; 0: one per processor, at least two, at most all workers but two"`
+	Resync time.Duration `envconfig:"RWX_RESYNC" default:"10m" desc:"how often every export is looked at without a trigger"`
 }
 
 // SettingsFromEnvironment reads and checks the settings.
@@ -47,12 +51,22 @@ func (s Settings) validate() error {
 		return fmt.Errorf("check settings: RWX_PORT_MIN %d and RWX_PORT_MAX %d are no range of ports", s.PortMin, s.PortMax)
 	case !filepath.IsAbs(s.MountRoot) || !filepath.IsAbs(s.RunDir):
 		return fmt.Errorf("check settings: RWX_MOUNT_ROOT %q and RWX_RUN_DIR %q must be absolute", s.MountRoot, s.RunDir)
+	case s.Starts < 0:
+		return fmt.Errorf("check settings: RWX_STARTS %d must not be negative", s.Starts)
 	case s.Workers < 1 || s.ProbeFailures < 1:
 		return fmt.Errorf("check settings: RWX_WORKERS %d and RWX_PROBE_FAILURES %d must be at least 1", s.Workers, s.ProbeFailures)
 	case s.ProbeInterval <= 0 || s.ProbeTimeout <= 0 || s.StartTimeout <= 0 || s.StopTimeout <= 0 || s.IdleTimeout < 0:
 		return fmt.Errorf("check settings: intervals and time-outs must be positive")
 	}
 	return nil
+}
+
+// parallelStarts leaves workers free for what cannot wait, such as fencing.
+func (s Settings) parallelStarts() int {
+	if s.Starts > 0 {
+		return s.Starts
+	}
+	return max(1, min(max(2, runtime.NumCPU()), s.Workers-2))
 }
 
 // exportsRoot is the directory below which everything that is mounted is ours.
