@@ -11,12 +11,14 @@ import (
 	"github.com/linbit/linstor-rwx/ci/lab/build"
 	"github.com/linbit/linstor-rwx/ci/lab/cluster"
 	"github.com/linbit/linstor-rwx/ci/lab/cluster/disk"
+	"github.com/linbit/linstor-rwx/ci/lab/cluster/kernel"
 	"github.com/linbit/linstor-rwx/ci/lab/images"
 )
 
 // parts is everything that is built before anything is started.
 type parts struct {
 	kube     string
+	kernel   kernel.Kernel
 	shim     string
 	disk     string
 	programs map[string]string
@@ -53,6 +55,9 @@ func prepare(ctx context.Context, options Options, progress *progress) (*parts, 
 			return nil, err
 		}
 	}
+	if p.kernel, err = kernel.Get(ctx, cache); err != nil {
+		return nil, err
+	}
 	if p.shim, err = cluster.Shim(ctx, cache); err != nil {
 		return nil, err
 	}
@@ -67,7 +72,7 @@ func prepare(ctx context.Context, options Options, progress *progress) (*parts, 
 	if err != nil {
 		return nil, err
 	}
-	baseDisk, err := disk.Base(ctx, cache, base)
+	baseDisk, err := disk.Base(ctx, cache, p.kernel.Modules, base)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +126,7 @@ func (p *parts) config(options Options) (cluster.Config, error) {
 		Nodes:      options.Nodes,
 		Kube:       p.kube,
 		Base:       p.disk,
+		Kernel:     p.kernel.Command,
 		Shim:       p.shim,
 		PauseImage: options.PauseImage,
 	}

@@ -117,6 +117,9 @@ type Config struct {
 	// Base is the nodes' disk image; guests see it through copy-on-write files
 	// and it must not change while they exist.
 	Base string
+	// Kernel is the command that boots a guest when the guest's arguments are
+	// appended. Base holds its modules. Default: the machine's linux.uml.
+	Kernel []string
 	// Shim is the library that corrects user-mode-linux's habits.
 	Shim string
 	// PauseImage is the image of every pod's sandbox; Base holds it.

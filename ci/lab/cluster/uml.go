@@ -35,33 +35,38 @@ func (c *Cluster) startGuest(node Node, keepDisk bool) error {
 	if err != nil {
 		return err
 	}
+	// A guest's kernel and its processes are processes of the host that take
+	// turns, one system call or page fault after the other: on one processor
+	// the turn passes at once, between two it waits for the other to wake up,
+	// which makes everything half as fast.
+	command := []string{"taskset", "--cpu-list", strconv.Itoa(node.Number() % runtime.NumCPU())}
+	if len(c.config.Kernel) == 0 {
+		command = append(command, "linux.uml")
+	}
+	command = append(command, c.config.Kernel...)
 	return c.Start(Process{
 		Name: node.Name,
 		Environment: []string{
 			"LD_PRELOAD=" + c.config.Shim,
 			"TMPDIR=" + memory,
 		},
-		// A guest's kernel and its processes are processes of the host that take
-		// turns, one system call or page fault after the other: on one processor
-		// the turn passes at once, between two it waits for the other to wake up,
-		// which makes everything half as fast.
-		Command: []string{"taskset", "--cpu-list", strconv.Itoa(node.Number() % runtime.NumCPU()), "linux.uml",
+		Command: append(command,
 			fmt.Sprintf("mem=%dM", node.MemoryMiB),
-			"umid=" + node.Name,
-			"uml_dir=" + c.nodePath(node, "uml"),
+			"umid="+node.Name,
+			"uml_dir="+c.nodePath(node, "uml"),
 			// The first file takes what is written, the second is only read.
-			"ubda=" + disk + "," + c.config.Base,
-			"ubdbr=" + c.nodePath(node, "files.tar"),
+			"ubda="+disk+","+c.config.Base,
+			"ubdbr="+c.nodePath(node, "files.tar"),
 			"root=/dev/ubda", "rootfstype=ext4", "rw",
-			"init=" + guestInit,
+			"init="+guestInit,
 			// Without gro the guest drops the large frames that the host's TCP
 			// sends to a tap.
-			"vec0:transport=tap,ifname=" + node.kubernetesTap() + ",depth=128,gro=1",
-			"vec1:transport=tap,ifname=" + node.controlTap() + ",depth=128,gro=1",
+			"vec0:transport=tap,ifname="+node.kubernetesTap()+",depth=128,gro=1",
+			"vec1:transport=tap,ifname="+node.controlTap()+",depth=128,gro=1",
 			"con=null", "con0=null,fd:1",
 			"random.trust_cpu=on",
 			"quiet",
-		},
+		),
 	})
 }
 

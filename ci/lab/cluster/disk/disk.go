@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -26,10 +25,6 @@ import (
 
 // size of the image. It is sparse, on the host and in the copy-on-write files.
 const size = 6 << 30
-
-// modulesRoot is where Debian's package user-mode-linux keeps the modules that
-// fit its kernel.
-const modulesRoot = "/usr/lib/uml/modules"
 
 // superfluousModules are directories of modules that no node needs.
 var superfluousModules = []string{
@@ -47,7 +42,7 @@ var nodeTree = build.Debian{
 		"iptables", "conntrack", "iproute2", "kmod", "procps", "psmisc", "mount", "util-linux", "netbase",
 		"nfs-common", "e2fsprogs", "xfsprogs", "nbd-client", "strace", "curl",
 	},
-	// The kernel of user-mode-linux has nf_tables without any address family.
+	// The kernels of user-mode-linux have nf_tables without any address family.
 	Script: `update-alternatives --set iptables /usr/sbin/iptables-legacy
 update-alternatives --set ip6tables /usr/sbin/ip6tables-legacy`,
 	Expect: "about a minute",
@@ -80,15 +75,12 @@ func (c Content) key() []string {
 }
 
 // Base returns the image of the first step: the root tree, kernel modules and
-// what rarely changes.
-func Base(ctx context.Context, cache *build.Cache, content Content) (string, error) {
+// what rarely changes. The folder modules is named after the kernel's version;
+// its path must change with its content.
+func Base(ctx context.Context, cache *build.Cache, modules string, content Content) (string, error) {
 	tree, err := nodeTree.Get(ctx, cache)
 	if err != nil {
 		return "", fmt.Errorf("make the nodes' root tree: %w", err)
-	}
-	modules, err := newestModules()
-	if err != nil {
-		return "", err
 	}
 	thing := build.Thing{
 		Name:   "node-base",
@@ -123,15 +115,6 @@ func Final(ctx context.Context, cache *build.Cache, base string, content Content
 		return bake(ctx, dir, image, content)
 	})
 	return filepath.Join(dir, "disk.ext4"), err
-}
-
-func newestModules() (string, error) {
-	matches, err := filepath.Glob(modulesRoot + "/*")
-	if err != nil || len(matches) == 0 {
-		return "", errors.New("find kernel modules: install the Debian package user-mode-linux")
-	}
-	slices.Sort(matches)
-	return matches[len(matches)-1], nil
 }
 
 func makeFilesystem(ctx context.Context, image, tree string) error {
