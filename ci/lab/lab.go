@@ -123,10 +123,7 @@ func Up(ctx context.Context, options Options) (*Lab, error) {
 		return nil, fmt.Errorf("prepare the laboratory: %w", err)
 	}
 	progress.say("everything is built, starting")
-	config, err := parts.config(options)
-	if err != nil {
-		return nil, err
-	}
+	config := parts.config(options)
 	config.Progress = progress.say
 	c, err := cluster.Up(ctx, config)
 	if err != nil {

@@ -119,7 +119,7 @@ func tars(list []images.Image) []string {
 }
 
 // config turns the parts into what the cluster is made of.
-func (p *parts) config(options Options) (cluster.Config, error) {
+func (p *parts) config(options Options) cluster.Config {
 	config := cluster.Config{
 		Name:       options.Name,
 		Directory:  options.Directory,
@@ -134,7 +134,7 @@ func (p *parts) config(options Options) (cluster.Config, error) {
 		config.PauseImage = images.Pause
 	}
 	if options.NoStorage {
-		return config, nil
+		return config
 	}
 	var storage, consumers []string
 	for _, node := range options.Nodes {
@@ -153,7 +153,6 @@ func (p *parts) config(options Options) (cluster.Config, error) {
 			"--nbd-address=" + nbdAddress,
 			"--nodes=" + strings.Join(storage, ","),
 			"--consumers=" + strings.Join(consumers, ","),
-			"--consumers=" + strings.Join(consumers, ","),
 		},
 	}}
 	config.StorageProgram = []string{"/k8s/" + nodeStorageProgram,
@@ -162,7 +161,7 @@ func (p *parts) config(options Options) (cluster.Config, error) {
 		"--blocks=" + nbdAddress,
 		"--listen={control}:" + nodeStoragePort,
 	}
-	return config, nil
+	return config
 }
 
 // machineNeeds maps programs that the laboratory calls to Debian's packages.
