@@ -46,9 +46,9 @@ func (s *story) play(ctx context.Context) error {
 	}{
 		{"create a StorageClass and a ReadWriteMany claim", s.claim},
 		{"run a Deployment with two pods on two nodes", s.deploy},
-		{"what kubectl and LINSTOR show", s.show},
 		{"each pod writes, and reads what the other wrote", s.share},
 		{"the pods exclude each other by locks", s.lock},
+		{"what kubectl and LINSTOR show", s.show},
 		{"delete Deployment and claim: everything goes", s.clean},
 	} {
 		s.out.step(chapter.title)
