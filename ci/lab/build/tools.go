@@ -41,11 +41,8 @@ var Tools = []Tool{
 	{Name: "linstor-csi", Module: "linstor-csi", Package: "github.com/piraeusdatastore/linstor-csi/cmd/linstor-csi", Version: "v1.11.2", Expect: "about a minute", Variables: map[string]string{
 		"github.com/piraeusdatastore/linstor-csi/pkg/driver.Version": "v1.11.2",
 	}},
-	sidecar("csi-provisioner", "external-provisioner/v6", "v6.3.0"),
 	sidecar("csi-attacher", "external-attacher/v4", "v4.12.0"),
-	sidecar("csi-resizer", "external-resizer/v2", "v2.2.0"),
 	sidecar("csi-snapshotter", "external-snapshotter/v8", "v8.6.0"),
-	sidecar("snapshot-controller", "external-snapshotter/v8", "v8.6.0"),
 	{Name: "golangci-lint", Module: "lint", Package: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", Version: "v2.15.0", Expect: "about 2 minutes", Variables: map[string]string{
 		"main.version": "2.15.0",
 	}},

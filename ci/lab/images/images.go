@@ -32,18 +32,15 @@ type Image struct {
 const (
 	LabTag = "lab"
 
-	Sidecars           = "linstor-rwx/sidecars"
-	SidecarsBase       = "linstor-rwx/sidecars-base:lab"
-	Ganesha            = "linstor-rwx/ganesha:9.14"
-	LinstorCSI         = "linstor-rwx/linstor-csi:v1.11.2"
-	Attacher           = "linstor-rwx/csi-attacher:v4.12.0"
-	Snapshotter        = "linstor-rwx/csi-snapshotter:v8.6.0"
-	SnapshotController = "linstor-rwx/snapshot-controller:v8.6.0"
-	Provisioner        = "linstor-rwx/csi-provisioner:v6.3.0"
-	Resizer            = "linstor-rwx/csi-resizer:v2.2.0"
-	Registrar          = "linstor-rwx/csi-node-driver-registrar:lab"
-	Pause              = "linstor-rwx/pause:3"
-	Workload           = "linstor-rwx/workload:lab"
+	Sidecars     = "linstor-rwx/sidecars"
+	SidecarsBase = "linstor-rwx/sidecars-base:lab"
+	Ganesha      = "linstor-rwx/ganesha:9.14"
+	LinstorCSI   = "linstor-rwx/linstor-csi:v1.11.2"
+	Attacher     = "linstor-rwx/csi-attacher:v4.12.0"
+	Snapshotter  = "linstor-rwx/csi-snapshotter:v8.6.0"
+	Registrar    = "linstor-rwx/csi-node-driver-registrar:lab"
+	Pause        = "linstor-rwx/pause:3"
+	Workload     = "linstor-rwx/workload:lab"
 )
 
 // ThirdParty returns the images that rarely change, building what is absent:

@@ -15,9 +15,6 @@ func thirdParty(ctx context.Context, cache *build.Cache) ([]recipe, error) {
 	for _, standard := range []struct{ image, tool string }{
 		{Attacher, "csi-attacher"},
 		{Snapshotter, "csi-snapshotter"},
-		{SnapshotController, "snapshot-controller"},
-		{Provisioner, "csi-provisioner"},
-		{Resizer, "csi-resizer"},
 	} {
 		program, err := toolPath(ctx, cache, standard.tool)
 		if err != nil {
