@@ -139,7 +139,12 @@ func (m *Manager) unmountOnce(ctx context.Context, target string, lazy bool) err
 	if !lazy {
 		return m.runOK(ctx, "umount", target)
 	}
-	polite, cancel := context.WithTimeout(ctx, politeTimeout)
+	// The polite try must leave time for the other.
+	patience := politeTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline)/2)
+	}
+	polite, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if m.runOK(polite, "umount", target) == nil {
 		return nil

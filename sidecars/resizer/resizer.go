@@ -60,8 +60,7 @@ func (r *resizer) grow(ctx context.Context, name string, size resource.Quantity)
 	if err != nil {
 		return err
 	}
-	wanted := export.Generation
-	for !isGrown(export, wanted) {
+	for !isGrown(export) {
 		timer := time.NewTimer(r.poll)
 		select {
 		case <-ctx.Done():
@@ -103,15 +102,13 @@ func (r *resizer) requestSize(ctx context.Context, name string, size resource.Qu
 	}
 }
 
-// isGrown tells whether the filesystem is as large as the spec of a generation says.
-// The size that df shows is less than the device's by the filesystem's own needs, so
-// the supervisor's word counts, or a filesystem that is large enough even so.
-func isGrown(export *v1alpha1.NFSExport, generation int64) bool {
-	if export.Status.Size != nil && export.Status.Size.Cmp(export.Spec.Size) >= 0 {
-		return true
-	}
+// isGrown tells whether the filesystem is as large as the spec says. The size
+// that df shows is less than the device's by the filesystem's own needs. So what
+// counts is the supervisor's word that the filesystem fills the device of that
+// size: status.deviceBytes changes only after the filesystem has grown to it.
+func isGrown(export *v1alpha1.NFSExport) bool {
 	grown := meta.FindStatusCondition(export.Status.Conditions, v1alpha1.ConditionGrown)
-	return grown != nil && grown.Status == metav1.ConditionTrue && grown.ObservedGeneration >= generation
+	return grown != nil && grown.Status == metav1.ConditionTrue && export.Status.DeviceBytes >= export.Spec.Size.Value()
 }
 
 // notGrown says what is missing. Its text changes only with the reason.

@@ -55,7 +55,8 @@ func newVolume() *corev1.PersistentVolume {
 				VolumeAttributes: map[string]string{names.ExportAttribute: "nfs://10.96.0.1:2049/pvc-11"}}}}}
 }
 
-// report is what the serving supervisor writes.
+// report is what the serving supervisor writes when the filesystem fills a
+// device of the size that the spec has now.
 func report(t *testing.T, exports *fake.Client, grown metav1.ConditionStatus, message string) {
 	t.Helper()
 	export, err := exports.Get(t.Context(), "pvc-11", metav1.GetOptions{})
@@ -65,7 +66,8 @@ func report(t *testing.T, exports *fake.Client, grown metav1.ConditionStatus, me
 	export.Status.Node = "n1"
 	df := resource.MustParse("1990Mi") // df never shows all of the device
 	export.Status.Size = &df
-	meta.SetStatusCondition(&export.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionGrown, Status: grown, Reason: "Test", Message: message, ObservedGeneration: export.Generation})
+	meta.SetStatusCondition(&export.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionGrown, Status: grown, Reason: "Test", Message: message})
+	export.Status.DeviceBytes = export.Spec.Size.Value()
 	if _, err := exports.UpdateStatus(t.Context(), export, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

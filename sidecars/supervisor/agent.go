@@ -235,7 +235,7 @@ func (a *Agent) reconcile(ctx context.Context, name string) (time.Duration, erro
 	case Start:
 		return a.inTurn(name, func() (time.Duration, error) { return a.startServer(ctx, f) })
 	case Restart:
-		return a.restartServer(ctx, f, decision)
+		return a.inTurn(name, func() (time.Duration, error) { return a.restartServer(ctx, f, decision) })
 	case Grow:
 		return again, a.growServed(ctx, f)
 	case GrowIdle:

@@ -91,7 +91,13 @@ func (a *Agent) ensureEndpoint(ctx context.Context, export *v1alpha1.NFSExport, 
 		return nil
 	}
 	desired.ResourceVersion = current.ResourceVersion
-	if _, err := a.slices.Update(ctx, desired, metav1.UpdateOptions{}); err != nil {
+	_, err = a.slices.Update(ctx, desired, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		// The last server has just removed it.
+		desired.ResourceVersion = ""
+		_, err = a.slices.Create(ctx, desired, metav1.CreateOptions{})
+	}
+	if err != nil {
 		return fmt.Errorf("update EndpointSlice %s: %w", export.Name, err)
 	}
 	return nil

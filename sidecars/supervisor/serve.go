@@ -134,6 +134,7 @@ func (a *Agent) look(name string) Observation {
 
 // growServed grows the filesystem of an export that this node serves, online.
 func (a *Agent) growServed(ctx context.Context, f Facts) error {
+	defer a.guard(ctx, f.Resource.Name)()
 	server := *f.Server
 	device, _ := f.Resource.Device(names.DataVolume)
 	before := server.DeviceBytes
@@ -173,6 +174,7 @@ func (a *Agent) grow(ctx context.Context, f Facts, server *Server, device string
 
 // growIdle promotes an export that nobody needs now, grows it and lets it go.
 func (a *Agent) growIdle(ctx context.Context, f Facts) error {
+	defer a.guard(ctx, f.Resource.Name)()
 	s := &starting{Facts: f, memory: a.remember(f.Name), export: f.Export, resource: *f.Resource}
 	s.parts.start = a.now()
 	for _, step := range a.openSteps() {

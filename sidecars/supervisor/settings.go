@@ -63,10 +63,11 @@ func (s Settings) validate() error {
 
 // parallelStarts leaves workers free for what cannot wait, such as fencing.
 func (s Settings) parallelStarts() int {
-	if s.Starts > 0 {
-		return s.Starts
+	wanted := s.Starts
+	if wanted == 0 {
+		wanted = max(2, runtime.NumCPU())
 	}
-	return max(1, min(max(2, runtime.NumCPU()), s.Workers-2))
+	return max(1, min(wanted, s.Workers-2))
 }
 
 // exportsRoot is the directory below which everything that is mounted is ours.

@@ -50,11 +50,18 @@ func TestDeletedClaimGoesAfterItsLastPodWithEverythingThatBelongsToIt(t *testing
 // deletion, with the reason on the volume.
 func TestAttachedVolumeIsNotDeleted(t *testing.T) {
 	ctx, c, volume := used(t, scenario.Class{})
-	// kubelet's pod keeps the claim; take the protection away, as people do.
-	claim := must1(c.Client.CoreV1().PersistentVolumeClaims(c.Namespace).Get(ctx, "shared", metav1.GetOptions{}))(t)
-	claim.Finalizers = nil
-	must1(c.Client.CoreV1().PersistentVolumeClaims(c.Namespace).Update(ctx, claim, metav1.UpdateOptions{}))(t)
+	// The pod keeps the claim; take the protection away, as people do. Only from
+	// a claim that is being deleted: otherwise its controller puts it back.
 	must(t, c.DeleteClaim(ctx, "shared"))
+	must(t, scenario.WaitFor(ctx, "the claim's protection to be removed", func(ctx context.Context) (bool, error) {
+		claims := c.Client.CoreV1().PersistentVolumeClaims(c.Namespace)
+		claim, err := claims.Get(ctx, "shared", metav1.GetOptions{})
+		if err == nil {
+			claim.Finalizers = nil
+			_, err = claims.Update(ctx, claim, metav1.UpdateOptions{})
+		}
+		return err == nil, err
+	}))
 	must1(c.WaitEvent(ctx, "PersistentVolume", volume, "attached"))(t)
 	must1(c.Exec(ctx, "user", scenario.Workload, "write", scenario.DataPath+"/file", "--for", "2s"))(t)
 	must(t, c.DeletePods(ctx, "user"))
