@@ -201,6 +201,37 @@ func TestSweepJudgesDataFirst(t *testing.T) {
 	}
 }
 
+// A volume that somebody made by hand for the same data keeps that data.
+func TestSweepSeesVolumesOfOtherNamesOnTheSameData(t *testing.T) {
+	s := &sweep{}
+	s.Provisioner = &Provisioner{}
+	s.Driver = names.Driver
+	export := &v1alpha1.NFSExport{ObjectMeta: metav1.ObjectMeta{Name: "pvc-11"}}
+	export.Spec.ResourceDefinition.Name = "pvc-11"
+	volume := func(name, driver, handle string) *corev1.PersistentVolume {
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if driver != "" {
+			pv.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: driver, VolumeHandle: handle}
+		}
+		return pv
+	}
+	for name, test := range map[string]struct {
+		pv   *corev1.PersistentVolume
+		want bool
+	}{
+		"its own":                 {volume("pvc-11", "", ""), true},
+		"another name":            {volume("by-hand", names.Driver, "pvc-11"), true},
+		"another name, volume 0":  {volume("by-hand", names.Driver, "pvc-11/0"), true},
+		"another volume":          {volume("pvc-12", names.Driver, "pvc-12"), false},
+		"another driver's handle": {volume("other", "other.csi", "pvc-11"), false},
+		"no CSI volume":           {volume("local", "", ""), false},
+	} {
+		if got := s.leadsTo(test.pv, export); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestSweepWaitsBeforeItRemovesAnything(t *testing.T) {
 	w := newWorld(t)
 	_ = killed(t, w, newClaim("11", corev1.ReadWriteMany), 3)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
@@ -98,6 +100,15 @@ func (s *sweep) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list NFSExports: %w", err)
 	}
+	// First, and whether or not LINSTOR answers: what was shown to somebody once is
+	// never taken for forgotten.
+	for i := range list.Items {
+		if export := &list.Items[i]; judge(s.facts(export)) == markSeen {
+			if err := s.markSeen(ctx, export); err != nil {
+				klog.FromContext(ctx).Error(err, "Cannot mark export, trying again later", "export", export.Name)
+			}
+		}
+	}
 	// Read after the exports: a definition is made after its export, so one without
 	// an export is not one whose export we merely did not see yet.
 	definitions, err := s.Linstor.MarkedDefinitions(ctx)
@@ -130,10 +141,6 @@ func (s *sweep) run(ctx context.Context) error {
 func (s *sweep) exportPass(ctx context.Context, export *v1alpha1.NFSExport) {
 	logger := klog.FromContext(ctx).WithValues("export", export.Name)
 	switch verdict := judge(s.facts(export)); verdict {
-	case markSeen:
-		if err := s.markSeen(ctx, export); err != nil {
-			logger.Error(err, "Cannot mark export, trying again later")
-		}
 	case forgotten, unexpected:
 		if !s.old("export " + export.Name + " " + string(export.UID)) {
 			return
@@ -191,8 +198,8 @@ func (s *sweep) old(key string) bool {
 // there.
 func (s *sweep) facts(export *v1alpha1.NFSExport) exportFacts {
 	f := exportFacts{export: export, claim: true, volume: true}
-	if _, err := s.Volumes.Get(export.Name); apierrors.IsNotFound(err) {
-		f.volume = false
+	if volumes, err := s.Volumes.List(labels.Everything()); err == nil {
+		f.volume = slices.ContainsFunc(volumes, func(pv *corev1.PersistentVolume) bool { return s.leadsTo(pv, export) })
 	}
 	if reference := export.Spec.Claim; reference == nil {
 		f.claim = false
@@ -202,6 +209,13 @@ func (s *sweep) facts(export *v1alpha1.NFSExport) exportFacts {
 		f.claim = string(claim.UID) == reference.UID
 	}
 	return f
+}
+
+// leadsTo tells whether a PersistentVolume is that of the export, or one that
+// somebody made by hand for the same volume of LINSTOR.
+func (s *sweep) leadsTo(pv *corev1.PersistentVolume, export *v1alpha1.NFSExport) bool {
+	return pv.Name == export.Name || pv.Spec.CSI != nil && pv.Spec.CSI.Driver == s.Driver &&
+		trimVolumeNumber(pv.Spec.CSI.VolumeHandle) == export.Spec.ResourceDefinition.Name
 }
 
 // hasVolume tells whether a PersistentVolume leads to the definition: then it is a
@@ -250,8 +264,12 @@ func (s *sweep) removeExport(ctx context.Context, export *v1alpha1.NFSExport) er
 	if err != nil {
 		return fmt.Errorf("get NFSExport: %w", err)
 	}
-	if _, err := s.Client.CoreV1().PersistentVolumes().Get(ctx, export.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		return err
+	volumes, err := s.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list PersistentVolumes: %w", err)
+	}
+	if slices.ContainsFunc(volumes.Items, func(pv corev1.PersistentVolume) bool { return s.leadsTo(&pv, export) }) {
+		return nil
 	}
 	if judge(s.facts(export)) != forgotten {
 		return nil
