@@ -14,13 +14,7 @@ import (
 // definition returns what LINSTOR has of a resource definition, nil if nothing.
 func definition(ctx context.Context, t *testing.T, name string) *control.Definition {
 	t.Helper()
-	state := must1(laboratory.Storage().State(ctx))(t)
-	for i := range state.Definitions {
-		if state.Definitions[i].Name == name {
-			return &state.Definitions[i]
-		}
-	}
-	return nil
+	return must1(laboratory.Storage().State(ctx))(t).Definition(name)
 }
 
 // linstorVolumes returns the volume numbers of a resource definition.

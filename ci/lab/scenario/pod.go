@@ -118,16 +118,8 @@ func (c *Cluster) DeletePods(ctx context.Context, pods ...string) error {
 // WaitDetached waits until no VolumeAttachment of a volume is left.
 func (c *Cluster) WaitDetached(ctx context.Context, volume string) error {
 	return WaitFor(ctx, "volume "+volume+" to be detached", func(ctx context.Context) (bool, error) {
-		list, err := c.Client.StorageV1().VolumeAttachments().List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return false, err
-		}
-		for _, attachment := range list.Items {
-			if name := attachment.Spec.Source.PersistentVolumeName; name != nil && *name == volume {
-				return false, nil
-			}
-		}
-		return true, nil
+		attached, err := c.attached(ctx, volume)
+		return err == nil && !attached, err
 	})
 }
 
@@ -136,17 +128,23 @@ func (c *Cluster) WaitDetached(ctx context.Context, volume string) error {
 func (c *Cluster) WaitAttached(ctx context.Context, volume string) (time.Time, error) {
 	var seen time.Time
 	err := WaitFor(ctx, "volume "+volume+" to be attached", func(ctx context.Context) (bool, error) {
-		list, err := c.Client.StorageV1().VolumeAttachments().List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return false, err
-		}
-		for _, attachment := range list.Items {
-			if name := attachment.Spec.Source.PersistentVolumeName; name != nil && *name == volume {
-				seen = time.Now()
-				return true, nil
-			}
-		}
-		return false, nil
+		attached, err := c.attached(ctx, volume)
+		seen = time.Now()
+		return attached, err
 	})
 	return seen, err
+}
+
+// attached says whether a volume has a VolumeAttachment.
+func (c *Cluster) attached(ctx context.Context, volume string) (bool, error) {
+	list, err := c.Client.StorageV1().VolumeAttachments().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, attachment := range list.Items {
+		if name := attachment.Spec.Source.PersistentVolumeName; name != nil && *name == volume {
+			return true, nil
+		}
+	}
+	return false, nil
 }

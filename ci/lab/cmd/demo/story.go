@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/linbit/linstor-rwx/ci/lab"
-	"github.com/linbit/linstor-rwx/ci/lab/linstor/control"
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
 )
 
@@ -138,9 +137,13 @@ func (s *story) show(ctx context.Context) error {
 	if err := s.kubectl(ctx, "get", "nfsx", "-o", "wide"); err != nil {
 		return err
 	}
-	definition, err := s.definition(ctx)
+	state, err := s.lab.Storage().State(ctx)
 	if err != nil {
 		return err
+	}
+	definition := state.Definition(s.volume)
+	if definition == nil {
+		return fmt.Errorf("LINSTOR has no resource definition %s", s.volume)
 	}
 	fmt.Printf("LINSTOR resource definition %s:\n", definition.Name)
 	for _, volume := range definition.Volumes {
@@ -154,20 +157,6 @@ func (s *story) show(ctx context.Context) error {
 	fmt.Println("  bin/lab kubectl -n linstor-rwx logs deploy/linstor-rwx-csi-controller -c rwx-provisioner")
 	fmt.Println("  bin/lab kubectl -n linstor-rwx logs ds/linstor-rwx-ganesha -c supervisor   (or -c ganesha)")
 	return nil
-}
-
-// definition returns what LINSTOR has of the volume.
-func (s *story) definition(ctx context.Context) (control.Definition, error) {
-	state, err := s.lab.Storage().State(ctx)
-	if err != nil {
-		return control.Definition{}, err
-	}
-	for _, definition := range state.Definitions {
-		if definition.Name == s.volume {
-			return definition, nil
-		}
-	}
-	return control.Definition{}, fmt.Errorf("LINSTOR has no resource definition %s", s.volume)
 }
 
 func (s *story) share(ctx context.Context) error {

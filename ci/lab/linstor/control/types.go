@@ -114,6 +114,16 @@ type State struct {
 	Primaries map[string][]string `json:"primaries"`
 }
 
+// Definition returns the resource definition of that name, nil if there is none.
+func (s State) Definition(name string) *Definition {
+	for i := range s.Definitions {
+		if s.Definitions[i].Name == name {
+			return &s.Definitions[i]
+		}
+	}
+	return nil
+}
+
 // Node is a LINSTOR node.
 type Node struct {
 	Name   string      `json:"name"`
