@@ -74,7 +74,7 @@ lint-go: ## golangci-lint in both modules
 .PHONY: lint-chart
 lint-chart: ## helm lint with each set of values
 	@helm=$(call tool,helm); \
-	for values in $(CHART)/ci/*-values.yaml; do $$helm lint --strict --quiet --kube-version v1.36.3 -f $$values $(CHART); done
+	for values in $(CHART)/ci/*-values.yaml; do $$helm lint --strict --quiet --kube-version v1.36.1 -f $$values $(CHART); done
 
 .PHONY: lint-shell
 lint-shell: ## shellcheck

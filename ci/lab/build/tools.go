@@ -29,14 +29,14 @@ const kubeVersion = "k8s.io/component-base/version."
 
 // Tools are all programs that the laboratory builds, the longest first.
 var Tools = []Tool{
-	{Name: "kube", Module: "kube", Package: ".", Version: "v1.36.3", Expect: "about 10 minutes", Variables: map[string]string{
-		kubeVersion + "gitVersion":   "v1.36.3",
+	{Name: "kube", Module: "kube", Package: ".", Version: "v1.36.1", Expect: "about 10 minutes", Variables: map[string]string{
+		kubeVersion + "gitVersion":   "v1.36.1",
 		kubeVersion + "gitMajor":     "1",
 		kubeVersion + "gitMinor":     "36",
 		kubeVersion + "gitTreeState": "clean",
 	}},
-	{Name: "helm", Module: "helm", Package: "helm.sh/helm/v3/cmd/helm", Version: "v3.22.0", Expect: "about 2 minutes", Variables: map[string]string{
-		"helm.sh/helm/v3/internal/version.version": "v3.22.0",
+	{Name: "helm", Module: "helm", Package: "helm.sh/helm/v3/cmd/helm", Version: "v3.20.2", Expect: "about 2 minutes", Variables: map[string]string{
+		"helm.sh/helm/v3/internal/version.version": "v3.20.2",
 	}},
 	{Name: "linstor-csi", Module: "linstor-csi", Package: "github.com/piraeusdatastore/linstor-csi/cmd/linstor-csi", Version: "v1.11.2", Expect: "about a minute", Variables: map[string]string{
 		"github.com/piraeusdatastore/linstor-csi/pkg/driver.Version": "v1.11.2",

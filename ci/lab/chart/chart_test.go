@@ -21,7 +21,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files of the chart anew")
 
 // kubeVersion is what charts are rendered for when there is no cluster to ask.
-const kubeVersion = "v1.36.3"
+const kubeVersion = "v1.36.1"
 
 // TestRenderedChartIsTheReviewedOne renders the chart with each ci/*-values.yaml and
 // compares with tests/golden. A difference is either a mistake or belongs into the
