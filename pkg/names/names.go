@@ -48,6 +48,10 @@ const (
 	// sees its PersistentVolume. An export that has it may hold data of users, so
 	// the sweep never removes its volume.
 	VolumeSeenAnnotation = Prefix + "volume-seen"
+	// MoveToAnnotation on an NFSExport asks the serving ganesha-supervisor to hand
+	// the export over to the node that it names. It is removed when that is done
+	// or refused.
+	MoveToAnnotation = Prefix + "move-to"
 	// ResourceGroupPrefix starts the names of the LINSTOR resource groups that
 	// rwx-provisioner makes for classes that name none.
 	ResourceGroupPrefix = "rwx-"

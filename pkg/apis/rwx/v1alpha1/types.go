@@ -262,6 +262,9 @@ type NFSExportStatus struct {
 	// DeviceBytes is the size of VolNr 0 on the serving node, in bytes.
 	// +optional
 	DeviceBytes int64 `json:"deviceBytes,omitempty"`
+	// HandOver is set while the serving node hands the export over.
+	// +optional
+	HandOver *HandOver `json:"handOver,omitempty"`
 	// +optional
 	LastFailover *Failover `json:"lastFailover,omitempty"`
 	// ConfigHash identifies the configuration that ganesha runs with.
@@ -290,6 +293,16 @@ type GraceStatus struct {
 	Reclaimed int32 `json:"reclaimed,omitempty"`
 }
 
+// HandOver is a move that the serving node has begun.
+type HandOver struct {
+	// To is the node that shall serve next. Others leave it the first try.
+	To string `json:"to"`
+	// Reason says who wants the move.
+	Reason string `json:"reason"`
+	// Since is when it began.
+	Since metav1.MicroTime `json:"since"`
+}
+
 // Failover is the last move of an export to another server.
 type Failover struct {
 	// +optional
@@ -300,7 +313,9 @@ type Failover struct {
 	Time metav1.Time `json:"time"`
 	// Seconds is how long no server answered.
 	Seconds string `json:"seconds"`
-	// Parts are the durations of the steps, in seconds.
+	// Parts are the durations of the steps, in seconds: detect (until this node
+	// tried to promote), promote, mount, start, probe, endpoint, and, once it is
+	// over, grace.
 	// +optional
 	Parts map[string]string `json:"parts,omitempty"`
 }
