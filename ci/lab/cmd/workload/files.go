@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // openLoop creates a new file and removes it, again and again: what a server in
@@ -77,6 +79,59 @@ func walk(ctx context.Context, o options, say reporter) error {
 	say("read", fields{"files": o.files, "wrong": wrong, "seconds": time.Since(started).Seconds()})
 	if len(entries) != o.files || wrong > 0 {
 		return errBroken
+	}
+	return nil
+}
+
+// folders is how many folders browse spreads its files over.
+const folders = 3
+
+// browse lists the same files and asks for their attributes, again and again: a
+// server that lost their handles answers ESTALE. It makes them first if they are
+// not there.
+func browse(ctx context.Context, o options, say reporter) error {
+	root := o.arguments[0]
+	if err := plant(root, o.files); err != nil {
+		return err
+	}
+	say("browsing", fields{"files": o.files, "folder": root})
+	return steps(ctx, o, say, func(int) error { return visit(root, o.files) })
+}
+
+func plant(root string, files int) error {
+	for number := range files {
+		path := filepath.Join(root, fmt.Sprint(number%folders), fmt.Sprint(number))
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			return fmt.Errorf("make a folder to browse: %w", err)
+		}
+		if err := os.WriteFile(path, []byte("leaf\n"), 0o666); err != nil {
+			return fmt.Errorf("make a file to browse: %w", err)
+		}
+	}
+	return nil
+}
+
+// visit looks at every file once. The attributes come from the server, not from
+// what the client remembers: otherwise most visits would ask nobody.
+func visit(root string, files int) error {
+	found := 0
+	for folder := range min(folders, files) {
+		path := filepath.Join(root, fmt.Sprint(folder))
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			return fmt.Errorf("list a folder: %w", err)
+		}
+		for _, entry := range entries {
+			var attributes unix.Statx_t
+			err := unix.Statx(unix.AT_FDCWD, filepath.Join(path, entry.Name()), unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &attributes)
+			if err != nil {
+				return fmt.Errorf("stat a file: %w", err)
+			}
+			found++
+		}
+	}
+	if found != files {
+		return fmt.Errorf("list the folders: %d of %d files are there", found, files)
 	}
 	return nil
 }

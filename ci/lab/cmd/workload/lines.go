@@ -93,18 +93,28 @@ func read(ctx context.Context, o options, say reporter) error {
 	})
 }
 
-// check tells whether every line is there, once and in order.
+// check tells whether every line is there, once and in order. Given the last
+// line that was acknowledged, only what was acknowledged must be there: of what
+// came later, any beginning may be.
 func check(_ context.Context, o options, say reporter) error {
 	file, err := os.Open(o.arguments[0])
 	if err != nil {
 		return fmt.Errorf("open the file to check: %w", err)
 	}
 	defer file.Close()
-	var found inventory
+	found := inventory{acknowledged: o.acknowledged}
 	if err := found.scan(file); err != nil {
 		return err
 	}
-	if found.broken() || found.partial != "" {
+	if o.acknowledged >= 0 {
+		broken := found.foreign > 0 || found.lost() > 0
+		return verdict(broken, found, say)
+	}
+	return verdict(found.broken() || found.partial != "", found, say)
+}
+
+func verdict(broken bool, found inventory, say reporter) error {
+	if broken {
 		say("broken", found.fields())
 		return errBroken
 	}
@@ -122,6 +132,19 @@ type inventory struct {
 	foreign int
 	// partial is the beginning of a line that is not complete yet.
 	partial string
+	// acknowledged is the last number of a writer that began with 0; absent are
+	// the numbers up to it that should have been there by now.
+	acknowledged int
+	absent       int
+}
+
+// lost returns how many acknowledged numbers are not there, at the file's end.
+func (i *inventory) lost() int {
+	last := i.last
+	if i.lines == 0 {
+		last = -1
+	}
+	return i.absent + max(0, i.acknowledged-last)
 }
 
 // scan reads on to the end of the file.
@@ -153,11 +176,13 @@ func (i *inventory) add(line string) {
 		i.foreign++
 		return
 	}
+	previous := i.last
 	if i.lines == 0 {
-		i.first = number
+		i.first, previous = number, -1
 	} else {
 		i.missing += number - i.last - 1
 	}
+	i.absent += max(0, min(number-1, i.acknowledged)-previous)
 	i.lines++
 	i.last = number
 }
@@ -165,5 +190,5 @@ func (i *inventory) add(line string) {
 func (i *inventory) broken() bool { return i.missing > 0 || i.foreign > 0 }
 
 func (i *inventory) fields() fields {
-	return fields{"lines": i.lines, "first": i.first, "last": i.last, "missing": i.missing, "foreign": i.foreign, "partial": i.partial != ""}
+	return fields{"lines": i.lines, "first": i.first, "last": i.last, "missing": i.missing, "foreign": i.foreign, "partial": i.partial != "", "lost": i.lost()}
 }

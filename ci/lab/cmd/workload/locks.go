@@ -10,9 +10,13 @@ import (
 	"time"
 )
 
+// lockLook is how often a holder looks whether it still has its lock.
+const lockLook = 200 * time.Millisecond
+
 // lock takes an exclusive lock on the whole file, and holds it. While it holds
 // it, it looks whether it still has it: Linux's NFS client answers EIO to a
-// process whose lock the server lost.
+// process whose lock the server lost. Only a write tells: it carries the lock to
+// the server, while a read may be answered from the client's memory.
 func lock(ctx context.Context, o options, say reporter) error {
 	file, err := openToLock(o.arguments[0])
 	if err != nil {
@@ -30,36 +34,42 @@ func lock(ctx context.Context, o options, say reporter) error {
 		return errBroken
 	}
 	say("acquired", waited)
+	o.every, o.duration = lockLook, o.hold
+	err = hold(ctx, o, file, say)
+	if errors.Is(err, errBroken) && o.goOn {
+		// Who takes the lock now takes it from this program, which would not
+		// know without looking: it does not make room by closing the file.
+		<-ctx.Done()
+	}
+	if err == nil {
+		say("released", fields{"type": o.lockType})
+	}
+	return err
+}
 
-	var over <-chan time.Time
-	if o.hold > 0 {
-		over = time.After(o.hold)
-	}
-	look := time.NewTicker(250 * time.Millisecond)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			say("released", fields{"type": o.lockType})
-			return nil
-		case <-over:
-			say("released", fields{"type": o.lockType})
-			return nil
-		case <-look.C:
-			_, err := file.ReadAt(make([]byte, 1), 0)
-			if errors.Is(err, syscall.EIO) {
-				say("lost", fields{"type": o.lockType})
-				return errBroken
-			}
-			if err != nil && !errors.Is(err, io.EOF) {
-				return fmt.Errorf("use the locked file: %w", err)
-			}
+// hold writes into the locked file until ctx or o.duration ends.
+func hold(ctx context.Context, o options, file *os.File, say reporter) error {
+	held := time.Now()
+	return steps(ctx, o, say, func(int) error {
+		before := time.Now()
+		_, err := file.WriteAt([]byte("h"), 0)
+		if err == nil {
+			err = file.Sync()
 		}
-	}
+		if errors.Is(err, syscall.EIO) {
+			say("lost", fields{"type": o.lockType, "heldUntil": timestamp(held)})
+			return errBroken
+		}
+		if err != nil {
+			return fmt.Errorf("use the locked file: %w", err)
+		}
+		held = before
+		return nil
+	})
 }
 
 // steal tries again and again to take a lock that another process holds. That it
-// gets it is the broken promise.
+// gets it is the broken promise; if it goes on, it gives the lock back at once.
 func steal(ctx context.Context, o options, say reporter) error {
 	file, err := openToLock(o.arguments[0])
 	if err != nil {
@@ -69,14 +79,14 @@ func steal(ctx context.Context, o options, say reporter) error {
 	say("stealing", fields{"type": o.lockType})
 	return steps(ctx, o, say, func(step int) error {
 		acquired, err := takeLock(ctx, file, o.lockType, true)
-		if err != nil {
+		if err != nil || !acquired {
 			return err
 		}
-		if acquired {
-			say("stolen", fields{"type": o.lockType, "step": step})
+		say("stolen", fields{"type": o.lockType, "step": step})
+		if !o.goOn {
 			return errBroken
 		}
-		return nil
+		return giveLock(file, o.lockType)
 	})
 }
 
@@ -118,4 +128,18 @@ func takeLock(ctx context.Context, file *os.File, kind string, try bool) (bool, 
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// giveLock releases what takeLock took.
+func giveLock(file *os.File, kind string) error {
+	var err error
+	if kind == "flock" {
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
+	} else {
+		err = syscall.FcntlFlock(file.Fd(), syscall.F_SETLK, &syscall.Flock_t{Type: syscall.F_UNLCK, Whence: io.SeekStart})
+	}
+	if err != nil {
+		return fmt.Errorf("give a lock back with %s: %w", kind, err)
+	}
+	return nil
 }

@@ -10,6 +10,12 @@
 //	workload steal FILE [--type T] [--every D] [--for D]  try to take a lock that another holds
 //	workload open-loop DIR [--every D] [--for D]       create and remove files
 //	workload walk  DIR [--files N]                     create, list, stat and read many files
+//	workload browse DIR [--files N] [--every D] [--for D]  list and stat the same files, again and again
+//	workload use   DIR --name N [--rivals N,N]         all of that at once, until told to end
+//	workload detach FILE SUBCOMMAND...                 start a subcommand whose output goes to FILE, and leave it
+//
+// With --progress, subcommands that repeat a step say how far they are. With
+// --go-on they report what went wrong and try again, instead of ending.
 //
 // Exit status: 0 what was promised was seen, 1 it was not (lock denied or lost,
 // lock stolen, lines missing), 2 the operating system reported an error.
@@ -30,14 +36,21 @@ import (
 
 // options of all subcommands; each uses those that its line above names.
 type options struct {
-	every     time.Duration
-	duration  time.Duration
-	gap       time.Duration
-	hold      time.Duration
-	lockType  string
-	try       bool
-	files     int
-	arguments []string
+	every    time.Duration
+	duration time.Duration
+	gap      time.Duration
+	hold     time.Duration
+	lockType string
+	try      bool
+	files    int
+	progress time.Duration
+	goOn     bool
+	// acknowledged is the last number that a writer was told is stable; -1 if
+	// check is not to care.
+	acknowledged int
+	name         string
+	rivals       []string
+	arguments    []string
 }
 
 // errBroken ends the program with status 1: a promise was not kept. What it was
@@ -56,6 +69,8 @@ var commands = map[string]struct {
 	"steal":     {steal, 1},
 	"open-loop": {openLoop, 1},
 	"walk":      {walk, 1},
+	"browse":    {browse, 1},
+	"use":       {use, 1},
 }
 
 func main() {
@@ -75,6 +90,10 @@ func main() {
 
 // run chooses the subcommand and calls it.
 func run(ctx context.Context, arguments []string, say reporter) error {
+	if len(arguments) > 0 && arguments[0] == "detach" {
+		// Before the flags: they are the subcommand's.
+		return detach(arguments[1:], say)
+	}
 	var o options
 	flags := pflag.NewFlagSet("workload", pflag.ContinueOnError)
 	flags.DurationVar(&o.every, "every", 100*time.Millisecond, "time from one step to the next")
@@ -83,7 +102,12 @@ func run(ctx context.Context, arguments []string, say reporter) error {
 	flags.DurationVar(&o.hold, "hold", 0, "how long lock holds; 0 means until told to end")
 	flags.StringVar(&o.lockType, "type", "fcntl", "kind of lock: fcntl or flock")
 	flags.BoolVar(&o.try, "try", false, "do not wait for the lock")
-	flags.IntVar(&o.files, "files", 1000, "number of files that walk makes")
+	flags.IntVar(&o.files, "files", 1000, "number of files that walk or browse makes")
+	flags.DurationVar(&o.progress, "progress", 0, "say how far it is at most so often; 0 means never")
+	flags.BoolVar(&o.goOn, "go-on", false, "report what went wrong and try again, instead of ending")
+	flags.IntVar(&o.acknowledged, "acknowledged", -1, "the last line that a writer knows to be stable, for check")
+	flags.StringVar(&o.name, "name", "", "name of this user among several, for use")
+	flags.StringSliceVar(&o.rivals, "rivals", nil, "names of the users whose locks to steal")
 	if err := flags.Parse(arguments); err != nil {
 		return fmt.Errorf("read the command line: %w", err)
 	}
@@ -127,16 +151,25 @@ func serve(ctx context.Context, _ options, say reporter) error {
 func steps(ctx context.Context, o options, say reporter, step func(number int) error) error {
 	started := time.Now()
 	var longest time.Duration
+	var said time.Time
 	number := 0
 	for ; ctx.Err() == nil && (o.duration == 0 || time.Since(started) < o.duration); number++ {
 		before := time.Now()
-		if err := step(number); err != nil {
+		err := step(number)
+		took := time.Since(before)
+		if err != nil && (!o.goOn || errors.Is(err, errBroken)) {
 			return err
 		}
-		took := time.Since(before)
 		longest = max(longest, took)
 		if took > o.gap {
-			say("gap", fields{"seconds": took.Seconds(), "step": number})
+			say("gap", fields{"seconds": took.Seconds(), "step": number, "begin": timestamp(before)})
+		}
+		switch {
+		case err != nil:
+			say("failed", fields{"error": err.Error(), "errno": errorName(err), "step": number})
+		case o.progress > 0 && time.Since(said) >= o.progress:
+			said = time.Now()
+			say("progress", fields{"steps": number + 1})
 		}
 		select {
 		case <-ctx.Done():

@@ -24,7 +24,7 @@ type reporter func(event string, more fields)
 func newReporter(output io.Writer, now func() time.Time) reporter {
 	var mutex sync.Mutex
 	return func(event string, more fields) {
-		line := fields{"time": now().UTC().Format(time.RFC3339Nano), "event": event}
+		line := fields{"time": timestamp(now()), "event": event}
 		maps.Copy(line, more)
 		text, err := json.Marshal(line)
 		if err != nil {
@@ -35,6 +35,19 @@ func newReporter(output io.Writer, now func() time.Time) reporter {
 		fmt.Fprintf(output, "%s\n", text)
 	}
 }
+
+// of returns a reporter whose events carry the kind of work that they are
+// about.
+func (say reporter) of(kind string) reporter {
+	return func(event string, more fields) {
+		with := fields{"kind": kind}
+		maps.Copy(with, more)
+		say(event, with)
+	}
+}
+
+// timestamp is how events write a time.
+func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
 // errorName returns the system's name of an error, for instance ESTALE, or ""
 // if it is not an error of the operating system.

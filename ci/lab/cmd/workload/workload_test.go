@@ -5,27 +5,49 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
+
+// mainVariable makes the test program be the workload program, for detach.
+const mainVariable = "WORKLOAD_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainVariable) != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 // runWorkload calls a subcommand in this process and returns its events.
 func runWorkload(t *testing.T, arguments ...string) ([]map[string]any, error) {
 	t.Helper()
 	var output bytes.Buffer
 	err := run(t.Context(), arguments, newReporter(&output, time.Now))
+	return parse(t, output.String()), err
+}
+
+// parse reads events; an end without newline is not one yet.
+func parse(t *testing.T, output string) []map[string]any {
+	t.Helper()
 	var events []map[string]any
-	for line := range strings.Lines(output.String()) {
+	for line := range strings.Lines(output) {
+		if !strings.HasSuffix(line, "\n") {
+			break
+		}
 		var event map[string]any
 		if err := json.Unmarshal([]byte(line), &event); err != nil {
 			t.Fatalf("line %q is not JSON: %v", line, err)
 		}
 		events = append(events, event)
 	}
-	return events, err
+	return events
 }
 
 func names(events []map[string]any) string {
@@ -74,6 +96,40 @@ func TestCheckSeesEveryKindOfDamage(t *testing.T) {
 			_, err := runWorkload(t, "check", file)
 			if errors.Is(err, errBroken) != test.broken {
 				t.Errorf("check returned %v", err)
+			}
+		})
+	}
+}
+
+func TestCheckCountsExactlyTheAcknowledgedLinesThatAreLost(t *testing.T) {
+	for name, test := range map[string]struct {
+		content      string
+		acknowledged string
+		lost         float64
+		broken       bool
+	}{
+		"all there":                 {"0 1 a\n1 2 a\n", "1", 0, false},
+		"more than acknowledged":    {"0 1 a\n1 2 a\n2 3 a\n", "1", 0, false},
+		"torn, not acknowledged":    {"0 1 a\n1 2 a\n2 3", "1", 0, false},
+		"torn, acknowledged":        {"0 1 a\n1 2", "1", 1, true},
+		"end is missing":            {"0 1 a\n", "3", 3, true},
+		"everything is missing":     {"", "3", 4, true},
+		"begin is missing":          {"2 1 a\n3 1 a\n", "3", 2, true},
+		"hole":                      {"0 1 a\n4 1 a\n", "4", 3, true},
+		"hole after what counts":    {"0 1 a\n4 1 a\n", "0", 0, false},
+		"hole that counts in part":  {"0 1 a\n4 1 a\n", "2", 2, true},
+		"all there, one twice":      {"0 1 a\n1 2 a\n1 2 a\n", "1", 0, true},
+		"nothing was acknowledged":  {"0 1 a\n", "-1", 0, false},
+		"zeros instead of one line": {"0 1 a\n\x00\x00\n2 1 a\n", "2", 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "lines")
+			if err := os.WriteFile(file, []byte(test.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			events, err := runWorkload(t, "check", file, "--acknowledged", test.acknowledged)
+			if errors.Is(err, errBroken) != test.broken || events[0]["lost"] != test.lost {
+				t.Errorf("check returned %v and said %v", err, events)
 			}
 		})
 	}
@@ -146,6 +202,125 @@ func TestWalkAndOpenLoopFindAWorkingFolder(t *testing.T) {
 	if err != nil || len(entries) != 1 {
 		t.Errorf("left in the folder: %v, %v", entries, err)
 	}
+}
+
+func TestBrowseNoticesAFileThatIsGone(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "tree")
+	if events, err := runWorkload(t, "browse", folder, "--files", "7", "--every", "1ms", "--for", "10ms"); err != nil || names(events) != "browsing done" {
+		t.Fatalf("browse: %v, %v", events, err)
+	}
+	if err := os.Remove(filepath.Join(folder, "0", "3")); err != nil {
+		t.Fatal(err)
+	}
+	if err := visit(folder, 7); err == nil {
+		t.Error("nobody missed the file")
+	}
+}
+
+func TestWhatGoesOnReportsEachFailure(t *testing.T) {
+	var output bytes.Buffer
+	o := options{duration: 30 * time.Millisecond, gap: time.Second, every: time.Millisecond, goOn: true, progress: time.Nanosecond}
+	err := steps(t.Context(), o, newReporter(&output, time.Now), func(step int) error {
+		if step < 2 {
+			return fmt.Errorf("stat a file: %w", syscall.ESTALE)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := parse(t, output.String())
+	if !strings.HasPrefix(names(events), "failed failed progress") || events[0]["errno"] != "ESTALE" {
+		t.Errorf("the events are %v", events)
+	}
+}
+
+// Two users share a folder, as in the laboratory: each holds its locks, none is
+// stolen, and a thief that finds a released lock does take it.
+func TestUseDoesEverythingAtOnceUntilTold(t *testing.T) {
+	t.Setenv(mainVariable, "1")
+	folder, outputs := t.TempDir(), t.TempDir()
+	users := map[string]int{}
+	output := func(user string) []map[string]any {
+		content, err := os.ReadFile(filepath.Join(outputs, user))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parse(t, string(content))
+	}
+	start := func(user, rival string) {
+		events, err := runWorkload(t, "detach", filepath.Join(outputs, user), "use", folder, "--name", user, "--rivals", rival)
+		if err != nil {
+			t.Fatal(err)
+		}
+		users[user] = int(events[0]["pid"].(float64))
+		wait(t, user+" to hold its locks", func() bool {
+			return count(output(user), "holder-fcntl", "acquired") == 1 && count(output(user), "holder-flock", "acquired") == 1
+		})
+	}
+	start("a", "b")
+	start("b", "a")
+	t.Cleanup(func() {
+		for _, pid := range users {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	for user := range users {
+		for _, kind := range []string{"writer", "opener", "browser", "holder-fcntl", "holder-flock"} {
+			wait(t, user+" to progress as "+kind, func() bool { return count(output(user), kind, "progress") > 1 })
+		}
+	}
+	if stolen := count(output("b"), "thief-fcntl-a", "stolen") + count(output("b"), "thief-flock-a", "stolen"); stolen != 0 {
+		t.Errorf("b took %d locks that a holds", stolen)
+	}
+	early := count(output("a"), "thief-fcntl-b", "stolen") // b was not there yet
+	time.Sleep(3 * stealEvery)
+	if late := count(output("a"), "thief-fcntl-b", "stolen"); late != early {
+		t.Errorf("a took a lock that b holds, %d times before and %d times after b had it", early, late-early)
+	}
+	send(t, users["a"], syscall.SIGUSR1)
+	for _, kind := range []string{"thief-fcntl-a", "thief-flock-a"} {
+		wait(t, "b to take the released lock as "+kind, func() bool { return count(output("b"), kind, "stolen") > 0 })
+	}
+	for user, pid := range users {
+		send(t, pid, syscall.SIGTERM)
+		wait(t, user+" to end", func() bool { return count(output(user), "", "ended") == 1 })
+		written := count(output(user), "writer", "written")
+		if written != 1 || count(output(user), "writer", "error") > 0 {
+			t.Errorf("the writer of %s said %v", user, output(user))
+		}
+		if _, err := runWorkload(t, "check", filepath.Join(folder, user+".lines")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func send(t *testing.T, pid int, number syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, number); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wait(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited too long for %s", what)
+		}
+	}
+}
+
+// count returns how many events of a kind of work there are; "" is use itself.
+func count(events []map[string]any, kind, name string) int {
+	found := 0
+	for _, event := range events {
+		of, _ := event["kind"].(string)
+		if of == kind && event["event"] == name {
+			found++
+		}
+	}
+	return found
 }
 
 func TestAWrongCommandLineIsRefused(t *testing.T) {
