@@ -52,6 +52,13 @@ const (
 	// the export over to the node that it names. It is removed when that is done
 	// or refused.
 	MoveToAnnotation = Prefix + "move-to"
+	// NodeAddressesLabel marks the ConfigMap in which nfs-reconnector says from
+	// which addresses its node may come. Read by ganesha-supervisor, which lets
+	// nodes connect and nobody else. Value: name of the node.
+	NodeAddressesLabel = Prefix + "node-addresses"
+	// NodeAddressesKey is the key in that ConfigMap: one address per line, IPv4 and
+	// IPv6, sorted.
+	NodeAddressesKey = "addresses"
 	// ResourceGroupPrefix starts the names of the LINSTOR resource groups that
 	// rwx-provisioner makes for classes that name none.
 	ResourceGroupPrefix = "rwx-"
@@ -70,3 +77,7 @@ const (
 
 // ExportPath returns the path that clients mount: the pseudo path of the export.
 func ExportPath(export string) string { return "/" + export }
+
+// NodeAddressesName returns the name of a node's ConfigMap with its addresses, in
+// the namespace of the release.
+func NodeAddressesName(release, node string) string { return release + "-node-" + node }
