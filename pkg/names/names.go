@@ -59,11 +59,6 @@ const (
 	// NodeAddressesKey is the key in that ConfigMap: one address per line, IPv4 and
 	// IPv6, sorted.
 	NodeAddressesKey = "addresses"
-	// NodeAddressesLabel marks the ConfigMaps in which nfs-reconnector reports the
-	// addresses of a node, for ganesha-supervisor to admit them. Value: the node.
-	NodeAddressesLabel = Prefix + "node-addresses"
-	// NodeAddressesKey is the key of their data: one address a line.
-	NodeAddressesKey = "addresses"
 	// ResourceGroupPrefix starts the names of the LINSTOR resource groups that
 	// rwx-provisioner makes for classes that name none.
 	ResourceGroupPrefix = "rwx-"
