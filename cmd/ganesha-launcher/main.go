@@ -44,8 +44,10 @@ func serve(args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	options := launcher.Options{Programs: []string{ganesha.Program}, Output: os.Stdout}
 	flags.StringVar(&options.Socket, "socket", "/run/linstor-rwx/launcher.sock", "unix socket to listen at")
-	flags.DurationVar(&options.StopTimeout, "stop-timeout", 20*time.Second,
-		"how long the processes may take to end after SIGTERM, before they are killed; less than the pod's terminationGracePeriodSeconds")
+	flags.DurationVar(&options.DrainTimeout, "drain-timeout", 45*time.Second,
+		"how long to go on after SIGTERM while processes run: the supervisor hands over what they serve and stops them")
+	flags.DurationVar(&options.StopTimeout, "stop-timeout", 10*time.Second,
+		"how long processes that are left then may take to end, before they are killed; with drain-timeout less than the pod's terminationGracePeriodSeconds")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -25,8 +25,10 @@ import (
 	"github.com/linbit/linstor-rwx/pkg/drbd"
 	"github.com/linbit/linstor-rwx/pkg/exports"
 	"github.com/linbit/linstor-rwx/pkg/filesystem"
+	"github.com/linbit/linstor-rwx/pkg/firewall"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
 	"github.com/linbit/linstor-rwx/sidecars/supervisor"
+	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
 )
 
 func main() {
@@ -34,17 +36,21 @@ func main() {
 	kubeconfig := flag.String("kubeconfig", "", "kubeconfig `file`; default: the pod's service account")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	told, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := run(ctx, *kubeconfig); err != nil && ctx.Err() == nil {
+	if err := run(told, *kubeconfig); err != nil && told.Err() == nil {
 		klog.ErrorS(err, "ganesha-supervisor failed")
 		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
 	}
 	klog.Flush()
 }
 
-// run wires the supervisor and works until ctx ends.
-func run(ctx context.Context, kubeconfig string) error {
+// run wires the supervisor and works until it is told to end. If that is because
+// the whole pod ends, it hands over what it serves; a supervisor that ends alone
+// leaves everything to the next one.
+func run(told context.Context, kubeconfig string) error {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	settings, err := supervisor.SettingsFromEnvironment()
 	if err != nil {
 		return err
@@ -72,6 +78,10 @@ func run(ctx context.Context, kubeconfig string) error {
 	resources := drbd.New(programs)
 	launcher := ganesha.NewLauncher(settings.LauncherSocket())
 	metrics := supervisor.NewMetrics()
+	rules, err := newFirewall(ctx, settings, programs)
+	if err != nil {
+		return err
+	}
 	agent := supervisor.NewAgent(settings, supervisor.Dependencies{
 		DRBD:     resources,
 		Files:    filesystem.New(programs),
@@ -79,6 +89,8 @@ func run(ctx context.Context, kubeconfig string) error {
 		Recovery: supervisor.GaneshaRecovery{},
 		Host:     supervisor.LocalHost{},
 		Probe:    ganesha.Probe,
+		Speak:    ganesha.SpeakFor,
+		Firewall: rules,
 		Cache:    informers,
 		Exports:  exportClient,
 		Slices:   client.DiscoveryV1().EndpointSlices(settings.PodNamespace),
@@ -102,16 +114,62 @@ func run(ctx context.Context, kubeconfig string) error {
 			klog.FromContext(ctx).Error(err, "Metrics are not served")
 		}
 	}()
+	ended := context.AfterFunc(told, stop) // nothing to hand over yet
 	if err := informers.Start(ctx); err != nil {
 		return err
 	}
-	if err := informers.Notify(agent.Trigger, agent.TriggerAll); err != nil {
+	if err := informers.Notify(agent.Trigger, agent.TriggerAll, func() { agent.RefreshAccess(ctx) }); err != nil {
 		return err
+	}
+	if settings.Heartbeat {
+		beat, err := heartbeat.New(settings.HeartbeatSettings(), informers, agent.State, agent.Watched, agent.TriggerPeer)
+		if err != nil {
+			return err
+		}
+		agent.Hear(beat)
+		go beat.Run(ctx)
+	}
+	if !ended() {
+		return nil
 	}
 	go agent.WatchDRBD(ctx, resources)
 	go agent.WatchProcesses(ctx, launcher)
+	go func() {
+		<-told.Done()
+		leave(ctx, settings, agent, launcher)
+		stop()
+	}()
 	agent.Run(ctx)
 	return nil
+}
+
+// leave hands over what is served here if the launcher was told to end as well:
+// then it is the pod that ends, and not this container alone.
+func leave(ctx context.Context, settings supervisor.Settings, agent *supervisor.Agent, launcher *ganesha.Launcher) {
+	if !launcher.Leaving(ctx, togetherTime) {
+		klog.FromContext(ctx).Info("Supervisor ends, the servers go on without it")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, settings.DrainTimeout)
+	defer cancel()
+	agent.Drain(ctx)
+	launcher.Release(ctx)
+}
+
+// togetherTime is how far apart the containers of a pod are told to end.
+const togetherTime = 2 * time.Second
+
+// newFirewall returns nil if the pod's network namespace is to be left alone.
+func newFirewall(ctx context.Context, settings supervisor.Settings, programs exec.Interface) (supervisor.Firewall, error) {
+	if !settings.SourceNAT {
+		return nil, nil
+	}
+	rules, err := firewall.New(ctx, programs)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the rules of the pod's network: %w", err)
+	}
+	klog.FromContext(ctx).Info("Rules of the pod's network are kept", "by", rules.Name())
+	return rules, nil
 }
 
 func clients(config *rest.Config) (kubernetes.Interface, exports.Interface, error) {

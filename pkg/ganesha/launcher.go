@@ -110,6 +110,45 @@ func (l *Launcher) List(ctx context.Context) ([]ProcessState, error) {
 	return states, nil
 }
 
+// Leaving says whether the launcher is told to end, or is gone, within patience:
+// the containers of a pod that ends are told one after the other.
+func (l *Launcher) Leaving(ctx context.Context, patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		leaving, err := l.leaving(ctx)
+		if errors.Is(err, ErrUnreachable) || leaving {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (l *Launcher) leaving(ctx context.Context) (bool, error) {
+	response, err := l.call(ctx, http.MethodGet, "/leaving", nil)
+	if err != nil {
+		return false, fmt.Errorf("ask whether the launcher ends: %w", err)
+	}
+	defer func() { _ = response.Close() }()
+	var leaving bool
+	if err := json.NewDecoder(response).Decode(&leaving); err != nil {
+		return false, fmt.Errorf("ask whether the launcher ends: %w", err)
+	}
+	return leaving, nil
+}
+
+// Release lets a launcher that was told to end do so: nothing is needed of it
+// any more. One that is gone already is no error.
+func (l *Launcher) Release(ctx context.Context) {
+	if response, err := l.call(ctx, http.MethodDelete, "/leaving", nil); err == nil {
+		_ = response.Close()
+	}
+}
+
 // Watch calls changed for every process that is there, and then for every one
 // that starts or ends, until ctx ends or the launcher is gone (ErrUnreachable):
 // a launcher that is started anew has no processes. A process that starts and

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -41,6 +44,13 @@ type Cache interface {
 	Attached(volume string) bool
 	// Cordoned says whether this node is unschedulable or being deleted.
 	Cordoned() bool
+	// Node returns nil if there is none. The object is shared, and holds only what
+	// a NodeRecord shows.
+	Node(name string) *corev1.Node
+	// NodeOfHost returns the only node of this host name, or nil.
+	NodeOfHost(hostname string) *corev1.Node
+	// NodeAddresses are the addresses from which the nodes' own connections come.
+	NodeAddresses() []netip.Prefix
 	// EndpointSlice returns nil if there is none. The object is shared.
 	EndpointSlice(name string) *discoveryv1.EndpointSlice
 }
@@ -53,6 +63,10 @@ type Dependencies struct {
 	Recovery Recovery
 	Host     Host
 	Probe    Prober
+	// Speak ends the grace of a client in its place.
+	Speak Speaker
+	// Firewall is nil if the pod's network namespace is left as it is.
+	Firewall Firewall
 	Cache    Cache
 	Exports  exports.Interface
 	Slices   discoveryclient.EndpointSliceInterface
@@ -73,6 +87,8 @@ type Agent struct {
 	recovery Recovery
 	host     Host
 	probe    Prober
+	speak    Speaker
+	access   *access
 	cache    Cache
 	exports  exports.Interface
 	slices   discoveryclient.EndpointSliceInterface
@@ -83,6 +99,10 @@ type Agent struct {
 
 	work         workqueue.TypedRateLimitingInterface[string]
 	observations workqueue.TypedRateLimitingInterface[string]
+
+	// peers is nil without heartbeat.
+	peers   Peers
+	leaving atomic.Bool
 
 	// starts has a place for each start that may run at the same time.
 	starts chan struct{}
@@ -102,9 +122,16 @@ type memory struct {
 	primaryPeer   string
 	lastServer    string
 	lostServer    time.Time
+	handOver      time.Time
+	refusals      int
+	// promoted is how long the promotion took that takeOver made.
+	promoted time.Duration
 
 	lock     sync.Mutex
 	resource string
+	watched  []string
+	// cutOff are the peers to which DRBD has no connection.
+	cutOff   []string
 	server   *Server
 	observed Observation
 	timers   Timers
@@ -117,7 +144,7 @@ func NewAgent(settings Settings, d Dependencies) *Agent {
 	}
 	return &Agent{
 		settings: settings, drbd: d.DRBD, files: d.Files, launcher: d.Launcher, recovery: d.Recovery, host: d.Host,
-		probe: d.Probe, cache: d.Cache, exports: d.Exports, slices: d.Slices, nodes: d.Nodes,
+		probe: d.Probe, speak: d.Speak, access: newAccess(settings, d.Firewall, d.Cache), cache: d.Cache, exports: d.Exports, slices: d.Slices, nodes: d.Nodes,
 		events: events{d.Recorder}, metrics: d.Metrics, now: d.Now,
 		work:         workqueue.NewTypedRateLimitingQueue(limiter()),
 		observations: workqueue.NewTypedRateLimitingQueue(limiter()),
@@ -164,6 +191,7 @@ func (a *Agent) TriggerAll() {
 // Run works until ctx ends. It then leaves everything as it is: the servers go
 // on without a supervisor, and the next one adopts them.
 func (a *Agent) Run(ctx context.Context) {
+	a.restoreAccess(ctx)
 	var workers sync.WaitGroup
 	for range a.settings.Workers {
 		workers.Go(func() { a.worker(ctx, a.work, a.reconcileOnce) })
@@ -220,7 +248,7 @@ func (a *Agent) reconcile(ctx context.Context, name string) (time.Duration, erro
 		return 0, err
 	}
 	decision := decide(a.settings, f)
-	if decision.Action != Nothing && decision.Action != Keep {
+	if decision.Action != Nothing && decision.Action != Keep && decision.Action != Unfreeze {
 		klog.FromContext(ctx).Info("Acting on export", "action", decision.Action, "reason", decision.Reason, "why", decision.Message, "fence", decision.Fence)
 	}
 	switch decision.Action {
@@ -244,6 +272,14 @@ func (a *Agent) reconcile(ctx context.Context, name string) (time.Duration, erro
 		return again, a.stopServer(ctx, f, decision)
 	case Describe:
 		return decision.After, a.describeUnserved(ctx, f, decision)
+	case TakeOver:
+		return a.takeOver(ctx, f)
+	case HandOver:
+		return again, a.handOver(ctx, f, decision)
+	case RefuseMove:
+		return again, a.refuseMove(ctx, f, decision)
+	case Unfreeze:
+		return again, a.unfreeze(ctx, f)
 	case Withdraw:
 		return 0, a.withdraw(ctx, f)
 	}
@@ -293,7 +329,7 @@ func (a *Agent) describeUnserved(ctx context.Context, f Facts, decision Decision
 		return err
 	}
 	switch decision.Reason {
-	case ReasonIdle, ReasonVolumeMissing:
+	case ReasonIdle, ReasonVolumeMissing, ReasonStale:
 	default:
 		a.events.warning(f.Export, decision.Reason, decision.Message)
 	}
@@ -325,7 +361,6 @@ func (a *Agent) forgetIfGone(f Facts) {
 	a.lock.Lock()
 	defer a.lock.Unlock()
 	delete(a.memories, f.Name)
-	delete(a.ports, f.Name)
 	a.metrics.forget(f.Name)
 }
 
@@ -340,6 +375,12 @@ func (m *memory) isOf(resource string) bool {
 	m.lock.Lock()
 	defer m.lock.Unlock()
 	return m.resource == resource
+}
+
+func (m *memory) isCutOff(node string) bool {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	return slices.Contains(m.cutOff, node)
 }
 
 func (m *memory) setServer(server *Server) {

@@ -32,6 +32,14 @@ const (
 	GrowIdle Action = "GrowIdle"
 	// Describe writes the status of an export that nobody serves.
 	Describe Action = "Describe"
+	// TakeOver tries to promote what a silent peer serves.
+	TakeOver Action = "TakeOver"
+	// HandOver stops the server here for the node in Decision.To.
+	HandOver Action = "HandOver"
+	// RefuseMove takes a request to move back.
+	RefuseMove Action = "RefuseMove"
+	// Unfreeze lets clients learn that the server here has ended.
+	Unfreeze Action = "Unfreeze"
 	// Withdraw removes the finalizer: nobody serves any more.
 	Withdraw Action = "Withdraw"
 )
@@ -58,6 +66,10 @@ const (
 	ReasonKeepsFailing    = "KeepsFailing"
 	ReasonLauncherDown    = "LauncherDown"
 	ReasonStartFailed     = "StartFailed"
+	ReasonLeaving         = "PodEnds"
+	ReasonMoveDone        = "MoveDone"
+	ReasonMoveRefused     = "MoveRefused"
+	ReasonPeerSilent      = "PeerSilent"
 )
 
 const (
@@ -87,6 +99,11 @@ type Decision struct {
 	// Fence: the server must be gone before anything else happens. It is killed,
 	// its mounts are detached lazily and the demotion is forced if need be.
 	Fence bool
+	// Freeze keeps the clients of a stopped server waiting until another one
+	// serves, and leaves the endpoint to that one.
+	Freeze bool
+	// To is the node that shall serve next.
+	To string
 	// After is when to look again without a trigger; 0: no need to.
 	After time.Duration
 }
@@ -95,6 +112,12 @@ func nothing(after time.Duration) Decision { return Decision{Action: Nothing, Af
 
 // decide says what to do next. It is pure: the same facts give the same answer.
 func decide(s Settings, f Facts) Decision {
+	decision := decideNext(s, f)
+	decision.Freeze = decision.Action == Stop && f.holding() && f.wanted()
+	return decision
+}
+
+func decideNext(s Settings, f Facts) Decision {
 	if f.Export == nil {
 		if f.holding() || f.Intent != nil || f.SliceHere {
 			return Decision{Action: Stop, Reason: ReasonOrphaned, Message: "the NFSExport is gone"}
@@ -111,11 +134,7 @@ func decide(s Settings, f Facts) Decision {
 		return decideDeleted(f)
 	}
 	if f.Resource != nil && f.Resource.PrimaryPeer() != "" {
-		if f.holding() || f.Server != nil || f.SliceHere {
-			return Decision{Action: Stop, Fence: f.holding(), Reason: ReasonServedElsewhere,
-				Message: fmt.Sprintf("node %s is Primary", f.Resource.PrimaryPeer())}
-		}
-		return nothing(0)
+		return decideServedElsewhere(f)
 	}
 	if !complete(f.Export) {
 		return nothing(0) // the provisioner's next write triggers
@@ -124,6 +143,35 @@ func decide(s Settings, f Facts) Decision {
 		return decideHeld(s, f)
 	}
 	return decideFree(f)
+}
+
+// decideServedElsewhere is for an export that a peer is Primary of.
+func decideServedElsewhere(f Facts) Decision {
+	if decision, ok := decideFrozen(f); ok {
+		return decision
+	}
+	if f.holding() || f.Server != nil || f.SliceHere || f.Intent != nil {
+		return Decision{Action: Stop, Fence: f.holding(), Reason: ReasonServedElsewhere,
+			Message: fmt.Sprintf("node %s is Primary", f.Resource.PrimaryPeer())}
+	}
+	return decideSuspicion(f)
+}
+
+// decideSuspicion tries to take over what a silent peer is Primary of. DRBD asks
+// the peer itself and refuses if it lives, so a try costs it nothing.
+func decideSuspicion(f Facts) Decision {
+	peer := f.suspect()
+	if peer == "" || !f.wanted() || !complete(f.Export) || f.Leaving || f.LauncherDown {
+		return nothing(0)
+	}
+	if reason, _ := fitToServe(*f.Resource); reason != "" || f.Resource.ForceIOFailures {
+		return nothing(0)
+	}
+	wait := max(f.Timers.NotBefore.Sub(f.Now), turnDelay(f)-f.Now.Sub(f.Timers.Suspected))
+	if wait > 0 {
+		return nothing(wait)
+	}
+	return Decision{Action: TakeOver, Reason: ReasonPeerSilent, Message: "no ganesha-supervisor answers on node " + peer + ", which is Primary"}
 }
 
 // mustFence says why this node has to let go at once, or "".
@@ -152,14 +200,18 @@ func mustFence(f Facts) (reason, message string) {
 // decideHeld is for an export whose volumes this node uses and may use.
 func decideHeld(s Settings, f Facts) Decision {
 	if !f.wanted() {
-		if f.serving() && f.Server == nil && f.Intent != nil {
+		if f.serving() && f.Server == nil && f.Intent != nil && !f.Leaving {
 			return Decision{Action: Adopt, Reason: ReasonServing}
 		}
 		idle := f.Now.Sub(f.Timers.Idle)
-		if f.serving() && idle < s.IdleTimeout {
+		if f.serving() && idle < s.IdleTimeout && !f.Leaving {
 			return Decision{Action: Keep, Reason: ReasonServing, After: s.IdleTimeout - idle}
 		}
 		return Decision{Action: Stop, Reason: ReasonIdle, Message: "no node is attached"}
+	}
+	if f.Leaving {
+		decision, _ := decideHandOver(f)
+		return decision
 	}
 	if f.LauncherDown {
 		if down := f.Now.Sub(f.Timers.LauncherDown); down < launcherPatience {
@@ -179,8 +231,12 @@ func decideHeld(s Settings, f Facts) Decision {
 		}
 		return restart(f, ReasonDied, "ganesha ended")
 	}
-	if f.Observed.Failures >= s.ProbeFailures {
+	// A snapshot suspends I/O, and a server that waits for it does not answer.
+	if f.Observed.Failures >= s.ProbeFailures && !f.Resource.Suspended.User {
 		return restart(f, ReasonHung, "ganesha does not answer: "+f.Observed.Error)
+	}
+	if decision, ok := decideHandOver(f); ok {
+		return decision
 	}
 	if device, ok := f.Resource.Device(names.DataVolume); ok && device.SizeBytes > f.Server.DeviceBytes {
 		if !f.Now.Before(f.Server.GrowAfter) {
@@ -204,13 +260,20 @@ func restart(f Facts, reason, message string) Decision {
 func decideFree(f Facts) Decision {
 	stale := Decision{Action: Stop, Reason: ReasonStale, Message: "clean up after an earlier server"}
 	if f.Resource == nil {
-		if f.SliceHere || f.Server != nil {
+		if f.SliceHere || f.Server != nil || f.Intent != nil {
 			return stale
 		}
 		return nothing(0)
 	}
 	if !f.wanted() {
 		return decideIdle(f, stale)
+	}
+	if f.Leaving {
+		decision, ok := decideStale(f, stale)
+		if !ok {
+			return nothing(0)
+		}
+		return decision
 	}
 	if f.LauncherDown {
 		return nothing(time.Second)
@@ -257,12 +320,15 @@ func decideIdle(f Facts, stale Decision) Decision {
 // decideStale cleans up what an earlier server left, if this node is not going
 // to serve.
 func decideStale(f Facts, stale Decision) (Decision, bool) {
+	if decision, ok := decideFrozen(f); ok {
+		return decision, true
+	}
 	if f.primary() {
 		// Without quorum an ordinary demotion may hang.
 		reason, _ := mustFence(f)
 		stale.Fence = reason != ""
 	}
-	if f.SliceHere || f.Server != nil || (f.primary() && f.Intent != nil) {
+	if f.SliceHere || f.Server != nil || f.Intent != nil {
 		return stale, true
 	}
 	if !f.primary() {
@@ -310,6 +376,17 @@ func describe(f Facts, reason, message string) Decision {
 // mayServe says why this node must not serve now, or "". Only DRBD's answer to a
 // promotion is the last word.
 func mayServe(resource drbd.Resource) (reason, message string) {
+	if reason, message = fitToServe(resource); reason != "" || resource.Role == drbd.RolePrimary {
+		return reason, message
+	}
+	if ok, why := resource.MayPromote(); !ok {
+		return ReasonMayNotPromote, why
+	}
+	return "", ""
+}
+
+// fitToServe says why this node must not serve whoever is Primary now, or "".
+func fitToServe(resource drbd.Resource) (reason, message string) {
 	for _, volume := range []int{names.DataVolume, names.RecoveryVolume} {
 		device, ok := resource.Device(volume)
 		switch {
@@ -324,18 +401,12 @@ func mayServe(resource drbd.Resource) (reason, message string) {
 	if !resource.HasQuorum() {
 		return ReasonNoQuorum, "no quorum: too few nodes of the volume can be reached"
 	}
-	if resource.Role == drbd.RolePrimary {
-		return "", ""
-	}
-	if ok, why := resource.MayPromote(); !ok {
-		return ReasonMayNotPromote, why
-	}
 	return "", ""
 }
 
 // decideDeleted is for an export whose volume is to be deleted.
 func decideDeleted(f Facts) Decision {
-	here := f.holding() || f.Server != nil || f.SliceHere
+	here := f.holding() || f.Server != nil || f.SliceHere || f.Intent != nil
 	if f.primary() && (here || f.Now.Sub(f.Timers.Stray) >= strayAfter || f.Export.Status.Node == f.Node) {
 		here = true
 	}

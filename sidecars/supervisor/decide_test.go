@@ -110,7 +110,7 @@ func TestDecide(t *testing.T) {
 		{"attached and healthy: start at once", facts(), Start, "", false, 0},
 		{"another node goes first", facts(lastServer("n2")), Nothing, "", false, turnStagger},
 		{"another node had its time", facts(lastServer("n2"), waited(turnStagger)), Start, "", false, 0},
-		{"a cordoned node lets others go first", facts(func(f *Facts) { f.Cordoned = true }), Nothing, "", false, cordonDelay},
+		{"a cordoned node lets others go first", facts(func(f *Facts) { f.Cordoned = true }), Nothing, "", false, turnStagger + cordonDelay},
 		{"a cordoned node that is the only one starts", facts(disconnected, func(f *Facts) { f.Cordoned = true }), Start, "", false, 0},
 		{"the last server is not connected: no wait for it", facts(lastServer("n2"), disconnected), Start, "", false, 0},
 		{"not complete yet", facts(func(f *Facts) { f.Export.Spec.ExportID = 0 }), Nothing, "", false, 0},

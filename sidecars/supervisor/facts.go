@@ -16,6 +16,7 @@ import (
 	"github.com/linbit/linstor-rwx/pkg/filesystem"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
 	"github.com/linbit/linstor-rwx/pkg/names"
+	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
 )
 
 // Facts is everything that is known of one export on this node at one moment.
@@ -31,6 +32,13 @@ type Facts struct {
 	Attached bool
 	// Cordoned: this node takes no new work if another can.
 	Cordoned bool
+	// Leaving: this pod ends; it serves nothing new.
+	Leaving bool
+	// Exports is how many exports this node serves.
+	Exports int
+	// Peers is what is known, by the heartbeat, of the supervisors on the other
+	// nodes of the resource. A node that is not in it was never heard.
+	Peers map[string]heartbeat.Peer
 	// SliceHere: the export's EndpointSlice points to this node.
 	SliceHere bool
 	// LastServer is looked up only if status names a server that DRBD on this node
@@ -79,6 +87,8 @@ type Server struct {
 	GrowAfter time.Time
 	// Degraded says what needs attention although the export is served.
 	Degraded string
+	// Spoken are the records of the clients for whom grace was ended.
+	Spoken []string
 	// Failover is set if the export was taken over from another server.
 	Failover *v1alpha1.Failover
 }
@@ -107,6 +117,14 @@ type Timers struct {
 	Stray time.Time
 	// LauncherDown: since when the launcher does not answer.
 	LauncherDown time.Time
+	// Suspected: since when the Primary's supervisor is silent.
+	Suspected time.Time
+	// HandOver: since when the status names the node that shall serve next.
+	HandOver time.Time
+	// Frozen: since when the port of the server that ended here is frozen, and
+	// Elsewhere: since when, after that, clients are sent to another node.
+	Frozen    time.Time
+	Elsewhere time.Time
 	// NotBefore: after a failed start, when the next one may be tried.
 	NotBefore time.Time
 	// Restarts are the restarts in place of the last minutes.
@@ -129,6 +147,26 @@ const (
 // already, whether it should be kept.
 func (f Facts) wanted() bool {
 	return f.Export != nil && f.Export.DeletionTimestamp.IsZero() && (f.Export.Spec.Policy == v1alpha1.Always || f.Attached)
+}
+
+// suspect returns the node that is Primary as far as DRBD knows yet, and whose
+// supervisor is silent, or "".
+func (f Facts) suspect() string {
+	if f.Resource == nil {
+		return ""
+	}
+	if peer := f.Resource.PrimaryPeer(); peer != "" && f.Peers[peer].Silent {
+		return peer
+	}
+	return ""
+}
+
+// handedTo is the node that the last server hands the export over to, or "".
+func (f Facts) handedTo() string {
+	if f.Export == nil || f.Export.Status.HandOver == nil || f.Now.Sub(f.Timers.HandOver) > handOverLimit {
+		return ""
+	}
+	return f.Export.Status.HandOver.To
 }
 
 func (f Facts) running() bool { return f.Process != nil && f.Process.Running }
@@ -161,6 +199,8 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	f.Export = a.currentExport(name)
 	f.Attached = a.cache.Attached(name)
 	f.Cordoned = a.cache.Cordoned()
+	f.Leaving = a.leaving.Load()
+	f.Exports = a.served()
 	f.SliceHere = pointsTo(a.cache.EndpointSlice(name), a.settings.NodeName)
 
 	intent, err := a.readIntent(name)
@@ -178,6 +218,8 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	case !errors.Is(err, drbd.ErrUnknownResource):
 		return f, fmt.Errorf("read state of DRBD resource %s: %w", resourceName, err)
 	}
+
+	f.Peers = a.peersOf(f.Resource)
 
 	mounts, err := a.files.List(filepath.Join(a.settings.exportsRoot(), name))
 	if err != nil {
@@ -230,6 +272,17 @@ func (m *memory) track(f *Facts) {
 		m.lastServer, m.lostServer = m.primaryPeer, f.Now
 	}
 	m.primaryPeer = primaryPeer
+	m.watched, m.cutOff = nil, nil
+	for node := range f.Peers {
+		m.watched = append(m.watched, node)
+	}
+	if f.Resource != nil {
+		for _, connection := range f.Resource.Connections {
+			if connection.State != drbd.ConnectionConnected {
+				m.cutOff = append(m.cutOff, connection.Name)
+			}
+		}
+	}
 
 	unserved := primaryPeer == "" && !f.primary()
 	since(&m.timers.Unserved, unserved)
@@ -237,6 +290,19 @@ func (m *memory) track(f *Facts) {
 	since(&m.timers.Idle, !f.Attached)
 	since(&m.timers.Stray, f.primary() && !f.holding() && m.server == nil)
 	since(&m.timers.LauncherDown, f.LauncherDown)
+	since(&m.timers.Suspected, f.suspect() != "")
+	if f.suspect() == "" {
+		m.refusals = 0
+	}
+	handOver := time.Time{}
+	if f.Export != nil && f.Export.Status.HandOver != nil {
+		handOver = f.Export.Status.HandOver.Since.Time
+	}
+	if !m.handOver.Equal(handOver) { // another one
+		m.handOver, m.timers.HandOver = handOver, time.Time{}
+	}
+	since(&m.timers.HandOver, !handOver.IsZero())
+	since(&m.timers.Elsewhere, !m.timers.Frozen.IsZero() && !f.SliceHere)
 	m.timers.Restarts = slices.DeleteFunc(m.timers.Restarts, func(at time.Time) bool { return f.Now.Sub(at) > restartWindow })
 	f.Timers = m.timers
 	f.Timers.Restarts = slices.Clone(m.timers.Restarts)

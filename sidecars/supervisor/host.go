@@ -49,6 +49,9 @@ type Recovery interface {
 	WipeForeign(root string) error
 	RemoveOrphans(root string) error
 	DropProbeRecords(root string) (int, error)
+	DropClients(root string, drop func(client string) bool) (int, error)
+	KnownClients(root string) (map[string]ganesha.KnownClient, error)
+	RememberClients(root string, clients map[string]ganesha.KnownClient) error
 	ReadIdentity(root string) (ganesha.Identity, error)
 	WriteIdentity(root string, identity ganesha.Identity) error
 }
@@ -71,6 +74,10 @@ type Host interface {
 // Prober proves that the server at address serves path.
 type Prober func(ctx context.Context, address, path string) error
 
+// Speaker says to the server at address, as the client of this owner, that it
+// has nothing to reclaim.
+type Speaker func(ctx context.Context, address, owner string) error
+
 // GaneshaRecovery is Recovery by pkg/ganesha.
 type GaneshaRecovery struct{}
 
@@ -91,6 +98,21 @@ func (GaneshaRecovery) RemoveOrphans(root string) error { return ganesha.RemoveO
 // DropProbeRecords is ganesha.DropProbeRecords.
 func (GaneshaRecovery) DropProbeRecords(root string) (int, error) {
 	return ganesha.DropProbeRecords(root)
+}
+
+// DropClients is ganesha.DropClients.
+func (GaneshaRecovery) DropClients(root string, drop func(client string) bool) (int, error) {
+	return ganesha.DropClients(root, drop)
+}
+
+// KnownClients is ganesha.KnownClients.
+func (GaneshaRecovery) KnownClients(root string) (map[string]ganesha.KnownClient, error) {
+	return ganesha.KnownClients(root)
+}
+
+// RememberClients is ganesha.RememberClients.
+func (GaneshaRecovery) RememberClients(root string, clients map[string]ganesha.KnownClient) error {
+	return ganesha.RememberClients(root, clients)
 }
 
 // ReadIdentity is ganesha.ReadIdentity.

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -24,6 +24,8 @@ import (
 const (
 	byResource = "resource"
 	byVolume   = "volume"
+	byHost     = "host"
+	byNode     = "node"
 )
 
 // Informers is the Cache of the real cluster.
@@ -34,18 +36,27 @@ type Informers struct {
 	attachments cache.SharedIndexInformer
 	nodes       cache.SharedIndexInformer
 	slices      cache.SharedIndexInformer
+	pods        cache.SharedIndexInformer
+	addresses   cache.SharedIndexInformer
 }
 
 // NewInformers returns informers of what concerns the exports of this node: all
-// NFSExports, the VolumeAttachments of the CSI driver's volumes, the own Node,
-// the EndpointSlices of the exports.
+// NFSExports, the VolumeAttachments of the CSI driver's volumes, the Nodes, where
+// clients are, with the addresses that nfs-reconnector reports of them, the
+// EndpointSlices of the exports, and the pods of the other supervisors.
 func NewInformers(settings Settings, client kubernetes.Interface, exportClient exports.Interface) (*Informers, error) {
 	i := &Informers{node: settings.NodeName, namespace: settings.PodNamespace}
 	i.exports, _ = exports.NewInformer(exportClient, settings.Resync)
 	i.attachments = informers.NewSharedInformerFactory(client, 0).Storage().V1().VolumeAttachments().Informer()
-	i.nodes = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTweakListOptions(func(options *metav1.ListOptions) {
-		options.FieldSelector = fields.OneTermEqualSelector("metadata.name", settings.NodeName).String()
-	})).Core().V1().Nodes().Informer()
+	i.nodes = informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer()
+	i.pods = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(settings.PodNamespace),
+		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
+			options.LabelSelector = settings.PodSelector
+		})).Core().V1().Pods().Informer()
+	i.addresses = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(settings.PodNamespace),
+		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
+			options.LabelSelector = names.NodeAddressesLabel
+		})).Core().V1().ConfigMaps().Informer()
 	i.slices = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(settings.PodNamespace),
 		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
 			options.LabelSelector = labels.Set{discoveryv1.LabelManagedBy: names.EndpointSliceManager}.String()
@@ -62,13 +73,10 @@ func NewInformers(settings Settings, client kubernetes.Interface, exportClient e
 			return attachedVolumes(object), nil
 		}}),
 		// What is not needed is not kept: these objects are many, or change often.
-		i.nodes.SetTransform(func(object any) (any, error) {
-			if node, ok := object.(*corev1.Node); ok {
-				return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name, DeletionTimestamp: node.DeletionTimestamp,
-					ResourceVersion: node.ResourceVersion}, Spec: corev1.NodeSpec{Unschedulable: node.Spec.Unschedulable}}, nil
-			}
-			return object, nil
-		}),
+		i.nodes.AddIndexers(cache.Indexers{byHost: func(object any) ([]string, error) { return hostnames(object), nil }}),
+		i.pods.AddIndexers(cache.Indexers{byNode: func(object any) ([]string, error) { return nodeOfPod(object), nil }}),
+		i.nodes.SetTransform(keepOfNode),
+		i.pods.SetTransform(keepOfPod),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("prepare caches: %w", err)
@@ -91,14 +99,18 @@ func (i *Informers) Start(ctx context.Context) error {
 	for _, informer := range i.all() {
 		go informer.RunWithContext(ctx)
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), i.exports.HasSynced, i.attachments.HasSynced, i.nodes.HasSynced, i.slices.HasSynced) {
+	var synced []cache.InformerSynced
+	for _, informer := range i.all() {
+		synced = append(synced, informer.HasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return fmt.Errorf("fill caches: %w", context.Cause(ctx))
 	}
 	return nil
 }
 
 func (i *Informers) all() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{i.exports, i.attachments, i.nodes, i.slices}
+	return []cache.SharedIndexInformer{i.exports, i.attachments, i.nodes, i.slices, i.pods, i.addresses}
 }
 
 // Synced says whether the caches have been filled.
@@ -111,9 +123,9 @@ func (i *Informers) Synced() bool {
 	return true
 }
 
-// Notify calls trigger with the name of every export that a change concerns, and
-// all when it concerns all.
-func (i *Informers) Notify(trigger func(export string), all func()) error {
+// Notify calls trigger with the name of every export that a change concerns, all
+// when it concerns all, and addresses when NodeAddresses may have changed.
+func (i *Informers) Notify(trigger func(export string), all, addresses func()) error {
 	on := func(informer cache.SharedIndexInformer, changed func(object any)) error {
 		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc:    changed,
@@ -132,7 +144,13 @@ func (i *Informers) Notify(trigger func(export string), all func()) error {
 			trigger(accessor.GetName())
 		}
 	}
-	cordoned := i.Cordoned()
+	cordoned, known := i.Cordoned(), i.NodeAddresses()
+	readdressed := func(any) {
+		if now := i.NodeAddresses(); !slices.Equal(now, known) {
+			known = now
+			addresses()
+		}
+	}
 	err := errors.Join(
 		on(i.exports, named),
 		on(i.slices, named),
@@ -143,12 +161,14 @@ func (i *Informers) Notify(trigger func(export string), all func()) error {
 				}
 			}
 		}),
-		on(i.nodes, func(any) {
+		on(i.nodes, func(node any) {
 			if now := i.Cordoned(); now != cordoned { // a node's status changes all the time
 				cordoned = now
 				all()
 			}
+			readdressed(node)
 		}),
+		on(i.addresses, readdressed),
 	)
 	if err != nil {
 		return fmt.Errorf("watch caches: %w", err)

@@ -49,7 +49,7 @@ func TestOnlyTheDriversAttachmentsWakeAnExport(t *testing.T) {
 		lock.Lock()
 		defer lock.Unlock()
 		triggered = append(triggered, name)
-	}, func() { lock.Lock(); all++; lock.Unlock() }); err != nil {
+	}, func() { lock.Lock(); all++; lock.Unlock() }, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	if informers.Attached(testExport) || informers.Cordoned() {

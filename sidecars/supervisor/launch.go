@@ -78,6 +78,13 @@ func (a *Agent) launch(ctx context.Context, s *starting) error {
 	if err := a.writeIntent(intent); err != nil {
 		return err
 	}
+	if err := a.access.admit(ctx, s.export, port); err != nil {
+		return err
+	}
+	m := s.memory
+	m.lock.Lock()
+	m.timers.Frozen, m.timers.Elsewhere = time.Time{}, time.Time{}
+	m.lock.Unlock()
 	pidFile := a.settings.runPath(s.Name, "ganesha.pid")
 	if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove stale pid file: %w", err)
@@ -105,26 +112,37 @@ func (a *Agent) launch(ctx context.Context, s *starting) error {
 func (a *Agent) port(s *starting) (int, error) {
 	a.lock.Lock()
 	defer a.lock.Unlock()
+	taken := map[int]bool{}
+	for name, port := range a.ports {
+		if name != s.Name {
+			taken[port] = true
+		}
+	}
+	var wishes []int
 	if port, ok := a.ports[s.Name]; ok {
-		return port, nil
+		wishes = append(wishes, port)
 	}
 	if s.Intent != nil && s.Intent.PodIP == a.settings.PodIP {
-		a.ports[s.Name] = s.Intent.Port
-		return s.Intent.Port, nil
-	}
-	taken := map[int]bool{}
-	for _, port := range a.ports {
-		taken[port] = true
+		wishes = append(wishes, s.Intent.Port)
 	}
 	size := a.settings.PortMax - a.settings.PortMin + 1
 	for i := range size {
-		port := a.settings.PortMin + (int(s.export.Spec.ExportID)+i)%size
+		wishes = append(wishes, a.settings.PortMin+(int(s.export.Spec.ExportID)+i)%size)
+	}
+	for _, port := range wishes {
 		if !taken[port] && a.host.PortFree(port) {
 			a.ports[s.Name] = port
 			return port, nil
 		}
 	}
 	return 0, fmt.Errorf("find a port: all of %d to %d are in use", a.settings.PortMin, a.settings.PortMax)
+}
+
+// freePort lets other exports have the port.
+func (a *Agent) freePort(name string) {
+	a.lock.Lock()
+	defer a.lock.Unlock()
+	delete(a.ports, name)
 }
 
 // waitForProbe waits until the new ganesha answers for this export. One that has

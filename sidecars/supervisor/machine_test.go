@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/linbit/linstor-rwx/pkg/drbd"
 	"github.com/linbit/linstor-rwx/pkg/filesystem"
+	"github.com/linbit/linstor-rwx/pkg/firewall"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
+	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
 )
 
 // --- DRBD: Primary is exclusive among those that see each other ---
@@ -80,10 +83,14 @@ func (d drbdFake) Primary(_ context.Context, _ string) error {
 			return nil // also without quorum
 		}
 		for _, other := range m.world.machines {
+			if other != m && other.primary && other.dead && m.sees(other) {
+				other.online = false // DRBD asks it and gets no answer
+				continue
+			}
 			if other != m && other.primary && m.sees(other) {
 				return refuse(drbd.TwoPrimaries, "Multiple primaries not allowed by config")
 			}
-			if other != m && other.primary && other.quorum && m.quorum {
+			if other != m && other.primary && other.quorum && m.quorum && !other.dead {
 				m.world.t.Errorf("nodes %s and %s are both Primary", m.name, other.name)
 			}
 		}
@@ -194,7 +201,7 @@ func (f filesFake) Mount(_ context.Context, device, target, fsType string, optio
 			m.world.t.Errorf("the recovery volume is mounted without dirsync")
 		}
 		for _, other := range m.world.machines {
-			if other != m && len(other.mounts) > 0 && other.quorum && !other.forced {
+			if other != m && len(other.mounts) > 0 && other.quorum && !other.forced && !other.dead {
 				m.world.t.Errorf("%s is mounted on %s and %s", device, m.name, other.name)
 			}
 		}
@@ -279,7 +286,7 @@ func (l launcherFake) Start(_ context.Context, process ganesha.Process) error {
 		if old := m.processes[process.Name]; old != nil && old.Running {
 			return ganesha.ErrAlreadyRunning
 		}
-		if other := m.world.serving(); len(other) > 0 && m.world.machine(other[0]).quorum && !m.world.machine(other[0]).forced {
+		if other := m.world.serving(); len(other) > 0 && !m.world.machine(other[0]).dead && m.world.machine(other[0]).quorum && !m.world.machine(other[0]).forced {
 			m.world.t.Errorf("ganesha is started on %s while it runs on %s", m.name, other[0])
 		}
 		m.processStarts++
@@ -349,6 +356,59 @@ func (m *machine) probe(_ context.Context, address, path string) error {
 	return nil
 }
 
+// speak is the call by which a supervisor speaks for a client.
+func (m *machine) speak(_ context.Context, address, owner string) error {
+	return m.call("speak for "+owner, func() error {
+		if want := m.world.exports[testExport].Status.Endpoint; want != "" && address != want {
+			m.world.t.Errorf("spoken to %s, the server is at %s", address, want)
+		}
+		return nil
+	})
+}
+
+// --- what the supervisors know of each other ---
+
+type peersFake struct{ m *machine }
+
+func (p peersFake) Peer(node string) (heartbeat.Peer, bool) {
+	w := p.m.world
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	for _, other := range w.machines {
+		if other.name != node || other.unheard {
+			continue
+		}
+		if other.dead || !p.m.sees(other) || other.silent {
+			return heartbeat.Peer{State: heartbeat.State{Node: node}, Heard: w.diedAt, Silent: true}, true
+		}
+		return heartbeat.Peer{State: heartbeat.State{Node: node, Ready: !other.launcherDown, Cordoned: other.cordoned, Leaving: other.agent.leaving.Load()}, Heard: w.now()}, true
+	}
+	return heartbeat.Peer{}, false
+}
+
+// die cuts the power of a machine. DRBD on the others notices it much later.
+func (m *machine) die() {
+	m.dead, m.world.diedAt = true, m.world.now()
+	m.kill()
+}
+
+// --- the rules of the pod's network ---
+
+type firewallFake struct{ m *machine }
+
+func (f firewallFake) Apply(_ context.Context, rules firewall.Rules) error {
+	f.m.rules = rules
+	return nil
+}
+
+// rule is the export's rule on this machine, or nil.
+func (m *machine) rule() *firewall.Export {
+	if len(m.rules.Exports) == 0 {
+		return nil
+	}
+	return &m.rules.Exports[0]
+}
+
 // --- the recovery volume ---
 
 type recoveryFake struct{ m *machine }
@@ -367,7 +427,11 @@ func (r recoveryFake) Records(root string) (ganesha.Recorded, error) {
 	if err != nil {
 		return ganesha.Recorded{}, err
 	}
-	return ganesha.Recorded{Clients: d.records}, nil
+	connected := d.records
+	if d.grace.Active {
+		connected = d.back
+	}
+	return ganesha.Recorded{Clients: d.records, Connected: connected}, nil
 }
 
 func (r recoveryFake) GraceState(root string) (ganesha.Grace, error) {
@@ -399,6 +463,40 @@ func (r recoveryFake) DropProbeRecords(root string) (int, error) {
 	}
 	_, err := r.disk(root)
 	return 0, err
+}
+
+func (r recoveryFake) DropClients(root string, drop func(client string) bool) (int, error) {
+	if process := r.m.processes[testExport]; process != nil && process.Running {
+		r.m.world.t.Errorf("records are removed under a running ganesha")
+	}
+	dropped := 0
+	return dropped, r.m.call("drop clients", func() error {
+		d, err := r.disk(root)
+		if err == nil {
+			before := len(d.records)
+			d.records = slices.DeleteFunc(d.records, drop)
+			dropped = before - len(d.records)
+		}
+		return err
+	})
+}
+
+func (r recoveryFake) KnownClients(root string) (map[string]ganesha.KnownClient, error) {
+	d, err := r.disk(root)
+	if err != nil {
+		return nil, err
+	}
+	return maps.Clone(d.known), nil
+}
+
+func (r recoveryFake) RememberClients(root string, clients map[string]ganesha.KnownClient) error {
+	return r.m.call("remember clients", func() error {
+		d, err := r.disk(root)
+		if err == nil {
+			d.known = maps.Clone(clients)
+		}
+		return err
+	})
 }
 
 func (r recoveryFake) ReadIdentity(root string) (ganesha.Identity, error) {

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,6 +22,8 @@ type Metrics struct {
 	restarts        *prometheus.CounterVec
 	stops           *prometheus.CounterVec
 	failovers       *prometheus.CounterVec
+	graceSeconds    prometheus.Histogram
+	failoverSeconds *prometheus.HistogramVec
 	probeSeconds    prometheus.Histogram
 	probeFailures   *prometheus.CounterVec
 	reconcileErrors prometheus.Counter
@@ -49,6 +52,10 @@ func NewMetrics() *Metrics {
 			Help: "Stops of a server by reason."}, []string{"reason"}),
 		failovers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "export_failovers_total",
 			Help: "Exports taken over from another node."}, []string{"from", "to"}),
+		graceSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + "grace_seconds", Buckets: buckets,
+			Help: "From the start of a server to the end of its grace, after a move."}),
+		failoverSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: prefix + "export_failover_seconds", Buckets: buckets,
+			Help: "How long no server answered when an export moved here, by reason, and the parts of that time."}, []string{"reason", "part"}),
 		probeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + "probe_seconds", Buckets: buckets,
 			Help: "Latency of probes that passed."}),
 		probeFailures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "probe_failures_total",
@@ -58,7 +65,7 @@ func NewMetrics() *Metrics {
 		phases: map[string]v1alpha1.Phase{},
 	}
 	m.registry.MustRegister(m.exports, m.clients, m.startSeconds, m.starts, m.restarts, m.stops, m.failovers,
-		m.probeSeconds, m.probeFailures, m.reconcileErrors,
+		m.graceSeconds, m.failoverSeconds, m.probeSeconds, m.probeFailures, m.reconcileErrors,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -69,6 +76,20 @@ func (m *Metrics) started(p parts, total time.Duration) {
 		m.startSeconds.WithLabelValues(name).Observe(p.took[i].Seconds())
 	}
 	m.startSeconds.WithLabelValues("total").Observe(total.Seconds())
+}
+
+// moved observes the parts of a move.
+func (m *Metrics) moved(failover *v1alpha1.Failover) {
+	m.failovers.WithLabelValues(failover.From, failover.To).Inc()
+	observe := func(part, text string) {
+		if value, err := strconv.ParseFloat(text, 64); err == nil {
+			m.failoverSeconds.WithLabelValues(failover.Reason, part).Observe(value)
+		}
+	}
+	observe("total", failover.Seconds)
+	for part, text := range failover.Parts {
+		observe(part, text)
+	}
 }
 
 // phase counts the export under its phase if it concerns this node.

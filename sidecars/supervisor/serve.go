@@ -28,6 +28,9 @@ func (a *Agent) adopt(ctx context.Context, f Facts) {
 	a.lock.Lock()
 	a.ports[f.Name] = server.Port
 	a.lock.Unlock()
+	if err := a.access.admit(ctx, f.Export, server.Port); err != nil {
+		klog.FromContext(ctx).Error(err, "Rules for the adopted server are not in force")
+	}
 	// It may have been started a moment before its supervisor died: nobody has
 	// proved yet that it serves.
 	seen := a.look(f.Name)
@@ -89,6 +92,7 @@ func (a *Agent) observeOnce(ctx context.Context, name string) {
 		return
 	}
 	seen := a.look(name)
+	a.tendClients(ctx, name, *server, seen)
 
 	m.lock.Lock()
 	if m.server == nil || m.server.Started != server.Started {
@@ -100,6 +104,12 @@ func (a *Agent) observeOnce(ctx context.Context, name string) {
 		seen.Failures, seen.Error = old.Failures+1, err.Error()
 	}
 	m.observed = seen
+	if old.Grace.Active && !seen.Grace.Active && m.server.Failover != nil {
+		took := seen.At.Sub(m.server.Started)
+		m.server.Failover = m.server.Failover.DeepCopy()
+		m.server.Failover.Parts["grace"] = seconds(took)
+		a.metrics.graceSeconds.Observe(took.Seconds())
+	}
 	m.lock.Unlock()
 
 	if err != nil {
@@ -117,6 +127,23 @@ func (a *Agent) observeOnce(ctx context.Context, name string) {
 		next = min(next, graceInterval)
 	}
 	a.observations.AddAfter(name, next)
+}
+
+// tendClients keeps on the recovery volume who the clients are, and in grace does
+// not let the living wait for the dead.
+func (a *Agent) tendClients(ctx context.Context, name string, server Server, seen Observation) {
+	root := a.settings.recoveryPath(name)
+	records, err := a.recovery.Records(root)
+	if err == nil {
+		err = a.rememberClients(root, records)
+	}
+	if err != nil {
+		klog.FromContext(ctx).V(2).Info("Clients are not remembered now", "export", name, "err", err)
+		return
+	}
+	if seen.Grace.Active {
+		a.speakForLost(ctx, name, server, records)
+	}
 }
 
 // look reads the server's records on the recovery volume.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/kelseyhightower/envconfig"
+
+	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
 )
 
 // Settings is the environment of ganesha-supervisor.
@@ -28,6 +30,16 @@ type Settings struct {
 	ProbeFailures int           `envconfig:"RWX_PROBE_FAILURES" default:"3" desc:"failed probes in a row after which ganesha is killed and started again"`
 	StartTimeout  time.Duration `envconfig:"RWX_START_TIMEOUT" default:"60s" desc:"how long a new ganesha may take until the first probe passes"`
 	StopTimeout   time.Duration `envconfig:"RWX_STOP_TIMEOUT" default:"10s" desc:"how long a ganesha may take to end before it is killed"`
+
+	Heartbeat         bool          `envconfig:"RWX_HEARTBEAT" default:"true" desc:"ping the supervisors of peers, to try a take-over before DRBD notices that a node is gone"`
+	HeartbeatPort     int           `envconfig:"RWX_HEARTBEAT_PORT" default:"9789" desc:"UDP port of the pings, the same in every pod"`
+	HeartbeatInterval time.Duration `envconfig:"RWX_HEARTBEAT_INTERVAL" default:"300ms" desc:"time between two pings"`
+	HeartbeatTimeout  time.Duration `envconfig:"RWX_HEARTBEAT_TIMEOUT" default:"1200ms" desc:"how long a peer may be silent before what it serves is tried to be promoted"`
+	PodSelector       string        `envconfig:"RWX_POD_SELECTOR" desc:"labels of the ganesha pods in this namespace, whose supervisors are pinged"`
+	DrainTimeout      time.Duration `envconfig:"RWX_DRAIN_TIMEOUT" default:"40s" desc:"how long the end of the pod waits until every export is handed over or stopped; less than the pod's terminationGracePeriodSeconds"`
+
+	SourceNAT bool `envconfig:"RWX_SOURCE_NAT" default:"true" desc:"rules in the pod's network namespace: only allowed clients, and one constant address for all of them, without which locks are lost when a client's address changes with the server's node. false: no rules at all"`
+	Silence   bool `envconfig:"RWX_SILENCE" default:"true" desc:"while ganesha is restarted, clients that connect get no answer instead of a refusal, after which they would wait for three seconds; needs RWX_SOURCE_NAT"`
 
 	Workers int `envconfig:"RWX_WORKERS" default:"8" desc:"how many exports are worked on at the same time"`
 	// Starts is bounded, because each start is work for a processor: many at once
@@ -53,9 +65,11 @@ func (s Settings) validate() error {
 		return fmt.Errorf("check settings: RWX_MOUNT_ROOT %q and RWX_RUN_DIR %q must be absolute", s.MountRoot, s.RunDir)
 	case s.Starts < 0:
 		return fmt.Errorf("check settings: RWX_STARTS %d must not be negative", s.Starts)
+	case s.HeartbeatInterval <= 0 || s.HeartbeatTimeout < s.HeartbeatInterval:
+		return fmt.Errorf("check settings: RWX_HEARTBEAT_TIMEOUT %s must be at least RWX_HEARTBEAT_INTERVAL %s, which must be positive", s.HeartbeatTimeout, s.HeartbeatInterval)
 	case s.Workers < 1 || s.ProbeFailures < 1:
 		return fmt.Errorf("check settings: RWX_WORKERS %d and RWX_PROBE_FAILURES %d must be at least 1", s.Workers, s.ProbeFailures)
-	case s.ProbeInterval <= 0 || s.ProbeTimeout <= 0 || s.StartTimeout <= 0 || s.StopTimeout <= 0 || s.IdleTimeout < 0:
+	case s.ProbeInterval <= 0 || s.ProbeTimeout <= 0 || s.StartTimeout <= 0 || s.StopTimeout <= 0 || s.IdleTimeout < 0 || s.DrainTimeout < 0:
 		return fmt.Errorf("check settings: intervals and time-outs must be positive")
 	}
 	return nil
@@ -68,6 +82,11 @@ func (s Settings) parallelStarts() int {
 		wanted = max(2, runtime.NumCPU())
 	}
 	return max(1, min(wanted, s.Workers-2))
+}
+
+// HeartbeatSettings are the settings of the heartbeat.
+func (s Settings) HeartbeatSettings() heartbeat.Settings {
+	return heartbeat.Settings{Port: s.HeartbeatPort, Interval: s.HeartbeatInterval, Timeout: s.HeartbeatTimeout}
 }
 
 // exportsRoot is the directory below which everything that is mounted is ours.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,7 +23,10 @@ const (
 	// lostRaceDelay is how long the loser of a promotion waits: DRBD's event
 	// about the winner will come first.
 	lostRaceDelay = time.Second
-	deviceTimeout = 5 * time.Second
+	// takeOverMaxDelay is the longest pause between tries to promote what a silent
+	// peer serves. Each makes DRBD ask all peers.
+	takeOverMaxDelay = 10 * time.Second
+	deviceTimeout    = 5 * time.Second
 )
 
 // starting is one start of a server.
@@ -94,6 +98,8 @@ func (a *Agent) run(ctx context.Context, s *starting) (time.Duration, error) {
 	s.export = s.Export
 	s.resource = *s.Resource
 	s.parts.start = a.now()
+	s.parts.add("promote", s.memory.promoted)
+	s.memory.promoted = 0
 	described := a.describeStarting(ctx, s)
 	defer a.guard(ctx, s.resource.Name)()
 
@@ -131,32 +137,65 @@ func (a *Agent) finish(ctx context.Context, s *starting) {
 	a.observations.AddAfter(s.Name, a.settings.ProbeInterval)
 
 	a.metrics.started(s.parts, total)
-	if server.Failover != nil && server.Failover.From != s.Node {
-		a.metrics.failovers.WithLabelValues(server.Failover.From, s.Node).Inc()
+	message := fmt.Sprintf("node %s serves it after %.1f s", s.Node, total.Seconds())
+	if move := server.Failover; move != nil {
+		a.metrics.moved(move)
+		message = fmt.Sprintf("node %s serves it %s s after node %s (%s)", s.Node, move.Seconds, move.From, move.Reason)
 	}
-	a.events.normal(s.export, "Serving", fmt.Sprintf("node %s serves it after %.1f s", s.Node, total.Seconds()))
+	a.events.normal(s.export, "Serving", message)
 	klog.FromContext(ctx).Info("Export is served", append([]any{"port", server.Port, "bootEpoch", server.BootEpoch, "seconds", seconds(total)}, s.parts.keysAndValues()...)...)
 }
 
 // failover describes the move, if there was another server that did not take
-// leave.
+// leave, or that handed the export over.
 func (s *starting) failover(now time.Time) *v1alpha1.Failover {
-	from := s.export.Status.Node
+	from, lost, reason := s.export.Status.Node, s.memory.lostServer, MoveServerLost
 	if s.memory.lastServer != "" {
 		from = s.memory.lastServer
+	}
+	if s.handedTo() != "" {
+		lost, reason = s.Timers.HandOver, s.export.Status.HandOver.Reason
 	}
 	if from == "" || from == s.Node {
 		return nil
 	}
-	lost := s.memory.lostServer
+	// What was heard of it last is closer to the truth than when DRBD noticed.
+	if peer := s.Peers[from]; peer.Silent && (lost.IsZero() || peer.Heard.Before(lost)) {
+		lost = peer.Heard
+	}
 	if lost.IsZero() || lost.After(now) {
 		lost = s.parts.start
 	}
+	parts := s.parts.summary()
+	parts["detect"] = seconds(max(0, s.parts.start.Sub(lost)-s.parts.took[0]))
 	return &v1alpha1.Failover{
-		From: from, To: s.Node, Reason: "ServerLost",
+		From: from, To: s.Node, Reason: reason,
 		Time:    metav1.NewTime(now).Rfc3339Copy(),
-		Seconds: seconds(now.Sub(lost)), Parts: s.parts.strings(),
+		Seconds: seconds(now.Sub(lost)), Parts: parts,
 	}
+}
+
+// takeOver tries to promote what a silent peer is Primary of. Once it worked, the
+// next pass starts the server.
+func (a *Agent) takeOver(ctx context.Context, f Facts) (time.Duration, error) {
+	m := a.remember(f.Name)
+	peer := f.suspect()
+	began := a.now()
+	err := a.drbd.Primary(ctx, f.Resource.Name)
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		m.refusals++
+		delay := min(lostRaceDelay<<min(m.refusals-1, 4), takeOverMaxDelay)
+		a.backOff(m, delay)
+		klog.FromContext(ctx).V(2).Info("Silent peer is not to be replaced", "peer", peer, "retryAfter", delay, "err", err)
+		return delay, nil
+	}
+	m.promoted = a.now().Sub(began)
+	m.primaryPeer = ""
+	m.lastServer, m.lostServer = peer, f.Peers[peer].Heard
+	return again, nil
 }
 
 // abandon lets go after a failed start, so that another node may try, and backs
@@ -224,7 +263,7 @@ func (a *Agent) backOff(m *memory, delay time.Duration) {
 // prevent a start.
 func (a *Agent) describeStarting(ctx context.Context, s *starting) <-chan struct{} {
 	done := make(chan struct{})
-	if s.restart || s.Export.Status.Phase == v1alpha1.PhaseStarting {
+	if s.restart || s.Export.Status.Phase == v1alpha1.PhaseStarting || s.handedTo() == s.Node {
 		close(done)
 		return done
 	}
@@ -311,13 +350,27 @@ type parts struct {
 }
 
 func (p *parts) add(name string, took time.Duration) {
+	if i := slices.Index(p.names, name); i >= 0 {
+		p.took[i] += took
+		return
+	}
 	p.names, p.took = append(p.names, name), append(p.took, took)
 }
 
-func (p *parts) strings() map[string]string {
-	values := map[string]string{}
+// partOf sums the steps up for users.
+var partOf = map[string]string{
+	"promote": "promote", "launch": "start", "probe": "probe", "endpoint": "endpoint",
+	"device": "mount", "recovery": "mount", "data": "mount", "grow": "mount", "root": "mount", "records": "mount",
+}
+
+func (p *parts) summary() map[string]string {
+	sums := map[string]time.Duration{}
 	for i, name := range p.names {
-		values[name] = seconds(p.took[i])
+		sums[partOf[name]] += p.took[i]
+	}
+	values := map[string]string{}
+	for name, sum := range sums {
+		values[name] = seconds(sum)
 	}
 	return values
 }

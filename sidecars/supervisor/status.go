@@ -43,6 +43,7 @@ func servingStatus(f Facts, configApplied bool) v1alpha1.NFSExportStatus {
 	started := metav1.NewTime(server.Started).Rfc3339Copy()
 	status.Since = &started
 	status.ConfigHash = server.ConfigHash
+	status.HandOver = nil
 	status.DeviceBytes = server.DeviceBytes
 	if server.SizeBytes > 0 {
 		size := resource.NewQuantity(server.SizeBytes, resource.BinarySI)
@@ -77,6 +78,7 @@ func unservedStatus(f Facts, decision Decision) v1alpha1.NFSExportStatus {
 	status.Grace = nil
 	status.Since = nil
 	status.ConfigHash = ""
+	status.HandOver = nil
 	if server := unreachableServer(f); decision.Reason != ReasonWithdrawn && (server == "" || f.LastServer == NodeGone) {
 		// Otherwise it stays: a withdrawal has to know who may still serve, and
 		// who is to finish it.
@@ -119,19 +121,25 @@ func (a *Agent) writeStatus(ctx context.Context, f Facts, desired v1alpha1.NFSEx
 	ctx, cancel := context.WithTimeout(ctx, apiPatience)
 	defer cancel()
 	updated, err := a.exports.UpdateStatus(ctx, export, metav1.UpdateOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
+	if apierrors.IsNotFound(err) {
 		return nil
-	case apierrors.IsConflict(err):
-		return errOutdated
-	case err != nil:
-		return fmt.Errorf("write status of NFSExport %s: %w", f.Name, err)
+	}
+	if err != nil {
+		return a.writeError(err, "write status of NFSExport "+f.Name)
 	}
 	memory := a.remember(f.Name)
 	memory.latest = updated
 	memory.statusWritten = f.Now
 	a.metrics.phase(f.Name, updated.Status.Phase, updated.Status.Node == a.settings.NodeName)
 	return nil
+}
+
+// writeError tells a write that was based on an old copy from one that failed.
+func (a *Agent) writeError(err error, what string) error {
+	if apierrors.IsConflict(err) {
+		return errOutdated
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // currentExport is the newest version of the export that is known: the cache's,

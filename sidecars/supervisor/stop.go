@@ -60,10 +60,14 @@ func releasedStatus(f Facts, decision Decision) v1alpha1.NFSExportStatus {
 
 // release ends everything that serves the export on this node. The order is the
 // point: no process, then no endpoint, then no mount, then no Primary. Each part
-// is tried even if the one before failed, when fencing.
+// is tried even if the one before failed, when fencing. If clients are to wait
+// for another server, the endpoint stays until that one points it to itself.
 func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
+	if decision.Freeze {
+		a.freeze(ctx, f.Name)
+	}
 	if decision.Fence {
-		return a.fence(ctx, f)
+		return a.fence(ctx, f, decision.Freeze)
 	}
 	if f.holding() {
 		defer a.guard(ctx, resourceOf(f))()
@@ -73,7 +77,10 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 			return err
 		}
 	}
-	endpointErr := a.removeEndpoint(ctx, f.Name)
+	var endpointErr error
+	if !decision.Freeze {
+		endpointErr = a.removeEndpoint(ctx, f.Name)
+	}
 	for _, target := range []string{a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name)} {
 		if err := a.unmount(ctx, target); err != nil {
 			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
@@ -84,22 +91,40 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
 		}
 	}
-	return a.released(f, endpointErr)
+	return a.released(ctx, f, decision.Freeze, endpointErr)
+}
+
+// freeze keeps the clients waiting. That it fails costs them time, nothing else.
+func (a *Agent) freeze(ctx context.Context, name string) {
+	bounded, cancel := context.WithTimeout(ctx, fenceTimeout)
+	defer cancel()
+	if err := a.access.freeze(bounded, name); err != nil {
+		klog.FromContext(ctx).Error(err, "Clients are not kept waiting")
+	}
+	m := a.remember(name)
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	m.timers.Frozen, m.timers.Elsewhere = a.now(), time.Time{}
 }
 
 // released forgets the server, unless the API server still sends clients here.
-func (a *Agent) released(f Facts, endpointErr error) error {
+func (a *Agent) released(ctx context.Context, f Facts, frozen bool, endpointErr error) error {
 	a.remember(f.Name).setServer(nil)
 	a.metrics.clients.DeleteLabelValues(f.Name)
 	if endpointErr != nil {
 		return endpointErr // the slice points here, so the next pass tries again
+	}
+	if !frozen {
+		if err := a.unfreeze(ctx, f); err != nil {
+			return err
+		}
 	}
 	return a.removeIntent(f.Name)
 }
 
 // fence is a release that waits for nothing that may hang: DRBD has taken the
 // device away, or is about to give it to another node.
-func (a *Agent) fence(ctx context.Context, f Facts) error {
+func (a *Agent) fence(ctx context.Context, f Facts, frozen bool) error {
 	started := a.now()
 	var errs []error
 	if f.running() || f.LauncherDown {
@@ -110,6 +135,10 @@ func (a *Agent) fence(ctx context.Context, f Facts) error {
 	}
 	endpointErr := make(chan error, 1)
 	go func() { // the API server may be what is lost
+		if frozen {
+			endpointErr <- nil
+			return
+		}
 		endpointErr <- a.removeEndpoint(ctx, f.Name)
 	}()
 	for _, target := range []string{a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name)} {
@@ -134,7 +163,7 @@ func (a *Agent) fence(ctx context.Context, f Facts) error {
 		errs = append(errs, <-endpointErr) // Join leaves nil out
 		return fmt.Errorf("fence export %s: %w", f.Name, errors.Join(errs...))
 	}
-	return a.released(f, <-endpointErr)
+	return a.released(ctx, f, frozen, <-endpointErr)
 }
 
 // demoteAtOnce gives the Primary role back. What is suspended or still open is

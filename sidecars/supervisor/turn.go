@@ -16,37 +16,61 @@ const (
 	turnStagger = 1500 * time.Millisecond
 	// cordonDelay lets nodes that are not cordoned go first.
 	cordonDelay = 3 * time.Second
+	// loadStep is how many exports more make a node the second choice. A finer
+	// measure would differ from node to node while many start at once.
+	loadStep = 4
 )
 
-// turnDelay says how long this node leaves the promotion to others. The order is
-// the same on all nodes: the last server first (its caches are warm, and its
-// supervisor may just be starting again), then by a hash of export and node, so
-// that exports spread.
+// turnDelay says how long this node leaves the promotion to others. The node to
+// which the last server handed the export over does not wait. The order of the
+// others is the same on all nodes: not cordoned; the last server (its caches are
+// warm, and its supervisor may just be starting again); few exports; then by a
+// hash of export and node, so that exports spread.
 func turnDelay(f Facts) time.Duration {
+	heir := f.handedTo()
+	if heir == f.Node {
+		return 0
+	}
 	candidates := upToDateNodes(f)
 	last := f.Export.Status.Node
 	slices.SortFunc(candidates, func(a, b string) int {
-		if (a == last) != (b == last) {
-			if a == last {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(spread(f.Name, a), spread(f.Name, b)), cmp.Compare(a, b))
+		return cmp.Or(
+			compareBool(f.cordoned(a), f.cordoned(b)),
+			compareBool(a != last, b != last),
+			cmp.Compare(f.load(a), f.load(b)),
+			cmp.Compare(spread(f.Name, a), spread(f.Name, b)), cmp.Compare(a, b))
 	})
 	delay := time.Duration(max(slices.Index(candidates, f.Node), 0)) * turnStagger
+	if heir != "" {
+		delay += handOverDelay
+	}
 	if f.Cordoned && len(candidates) > 1 {
 		delay += cordonDelay
 	}
 	return delay
 }
 
+func (f Facts) cordoned(node string) bool {
+	if node == f.Node {
+		return f.Cordoned
+	}
+	return f.Peers[node].Cordoned
+}
+
+func (f Facts) load(node string) int {
+	if node == f.Node {
+		return f.Exports / loadStep
+	}
+	return f.Peers[node].Exports / loadStep
+}
+
 // upToDateNodes are this node and the connected peers whose replicas of all
-// volumes are UpToDate.
+// volumes are UpToDate, but for those that will not serve.
 func upToDateNodes(f Facts) []string {
 	nodes := []string{f.Node}
 	for _, connection := range f.Resource.Connections {
-		if connection.State == drbd.ConnectionConnected && peerUpToDate(connection) {
+		peer := f.Peers[connection.Name]
+		if connection.State == drbd.ConnectionConnected && peerUpToDate(connection) && !peer.Silent && !peer.Leaving {
 			nodes = append(nodes, connection.Name)
 		}
 	}

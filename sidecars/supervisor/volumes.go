@@ -199,5 +199,5 @@ func (a *Agent) cleanRecords(ctx context.Context, s *starting) error {
 	if dropped > 0 {
 		klog.FromContext(ctx).V(2).Info("Dropped records of interrupted probes", "count", dropped)
 	}
-	return nil
+	return a.dropGoneClients(ctx, s, root)
 }

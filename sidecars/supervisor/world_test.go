@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/exports"
+	"github.com/linbit/linstor-rwx/pkg/firewall"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
 	"github.com/linbit/linstor-rwx/pkg/names"
 )
@@ -44,7 +46,9 @@ type world struct {
 	slices   map[string]*discoveryv1.EndpointSlice
 	attached map[string]bool
 	gone     map[string]bool // Node objects that are deleted
-	writes   int             // status writes
+	taints   map[string][]corev1.Taint
+	diedAt   time.Time
+	writes   int // status writes
 
 	disks    map[int]*disk // by minor: 1000 is VolNr 0, 1001 is VolNr 1
 	machines []*machine
@@ -62,6 +66,8 @@ type disk struct {
 	marks       map[string]bool
 	stamp       *ganesha.Identity
 	records     []string
+	back        []string // of them, in grace
+	known       map[string]ganesha.KnownClient
 	grace       ganesha.Grace
 	wiped       int
 }
@@ -69,7 +75,7 @@ type disk struct {
 func newWorld(t *testing.T, nodes ...string) *world {
 	w := &world{
 		t: t, exports: map[string]*v1alpha1.NFSExport{}, slices: map[string]*discoveryv1.EndpointSlice{},
-		attached: map[string]bool{}, gone: map[string]bool{},
+		attached: map[string]bool{}, gone: map[string]bool{}, taints: map[string][]corev1.Taint{},
 		disks: map[int]*disk{
 			1000: {fsType: "ext4", fsBytes: gib, bytes: gib, marks: map[string]bool{}},
 			1001: {bytes: 64 << 20, marks: map[string]bool{}},
@@ -174,6 +180,11 @@ type machine struct {
 	openAfterLazy  bool
 	readOnly       bool // ext4 after an I/O error
 	apiDown        bool
+	dead           bool // without power, and nobody noticed
+	silent         bool // its supervisor does not answer
+	unheard        bool // it was never heard
+	cordoned       bool
+	rules          firewall.Rules
 	launcherDown   bool
 	hung           bool // ganesha does not answer
 	cannotStart    bool // ganesha ends at once
@@ -204,19 +215,22 @@ func (m *machine) restartSupervisor() {
 		NodeName: m.name, PodName: "ganesha-" + m.name, PodNamespace: "linstor-rwx", PodIP: m.ip,
 		IdleTimeout: 30 * time.Second, MountRoot: m.mountRoot, RunDir: m.runDir, PortMin: 20490, PortMax: 20499,
 		ProbeInterval: 3 * time.Second, ProbeTimeout: time.Second, ProbeFailures: 3,
-		StartTimeout: 400 * time.Millisecond, StopTimeout: 200 * time.Millisecond, Workers: 1,
+		StartTimeout: 400 * time.Millisecond, StopTimeout: 200 * time.Millisecond, Workers: 1, Silence: true,
 	}
 	m.agent = NewAgent(settings, Dependencies{
 		DRBD: drbdFake{m}, Files: filesFake{m}, Launcher: launcherFake{m}, Recovery: recoveryFake{m}, Host: hostFake{m},
-		Probe: m.probe, Cache: cacheFake{m}, Exports: exportsFake{m: m}, Slices: slicesFake{m: m}, Nodes: nodesFake{m: m},
+		Probe: m.probe, Speak: m.speak, Firewall: firewallFake{m}, Cache: cacheFake{m}, Exports: exportsFake{m: m}, Slices: slicesFake{m: m}, Nodes: nodesFake{m: m},
 		Recorder: m.recorder, Metrics: NewMetrics(), Now: m.world.now,
 	})
+	m.agent.Hear(peersFake{m})
+	m.agent.restoreAccess(m.ctx)
 }
 
 // restartPod ends all processes of the pod; the mounts stay on the host.
 func (m *machine) restartPod() {
 	m.processes = map[string]*ganesha.ProcessState{}
 	m.openAfterLazy = false
+	m.rules = firewall.Rules{} // another network namespace
 	if m.forced && len(m.mounts) == 0 {
 		m.forced = false
 	}
@@ -299,7 +313,22 @@ func (c cacheFake) Export(name string) *v1alpha1.NFSExport {
 func (c cacheFake) ExportNames() []string       { return []string{testExport} }
 func (c cacheFake) ExportsOf(string) []string   { return []string{testExport} }
 func (c cacheFake) Attached(volume string) bool { return c.m.world.attached[volume] }
-func (c cacheFake) Cordoned() bool              { return false }
+func (c cacheFake) Cordoned() bool              { return c.m.cordoned }
+func (c cacheFake) NodeAddresses() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+}
+
+func (c cacheFake) Node(name string) *corev1.Node {
+	node, err := c.m.node(name)
+	if err != nil {
+		return nil
+	}
+	return node
+}
+
+// NodeOfHost: machines are called as their nodes are.
+func (c cacheFake) NodeOfHost(hostname string) *corev1.Node { return c.Node(hostname) }
+
 func (c cacheFake) EndpointSlice(name string) *discoveryv1.EndpointSlice {
 	c.m.world.lock.Lock()
 	defer c.m.world.lock.Unlock()
@@ -357,6 +386,7 @@ func (e exportsFake) write(what string, export *v1alpha1.NFSExport, apply func(s
 func (e exportsFake) Update(_ context.Context, export *v1alpha1.NFSExport, _ metav1.UpdateOptions) (*v1alpha1.NFSExport, error) {
 	return e.write("update export", export, func(stored *v1alpha1.NFSExport) {
 		stored.Finalizers = export.Finalizers
+		stored.Annotations = export.Annotations
 		for _, m := range e.m.world.machines {
 			if len(export.Finalizers) == 0 && m.online == e.m.online && (m.primary || len(m.mounts) > 0) {
 				e.m.world.t.Errorf("the export was withdrawn while node %s uses the volume", m.name)
@@ -428,12 +458,23 @@ func (n nodesFake) Get(_ context.Context, name string, _ metav1.GetOptions) (*co
 	if n.m.apiDown {
 		return nil, errAPIDown
 	}
-	if n.m.world.gone[name] {
+	return n.m.node(name)
+}
+
+// node is what the API server knows of a node. Those that are no machine of the
+// world are clients.
+func (m *machine) node(name string) (*corev1.Node, error) {
+	if m.world.gone[name] {
 		return nil, apierrors.NewNotFound(corev1.Resource("nodes"), name)
 	}
 	ready := corev1.ConditionTrue
-	if !n.m.world.machine(name).online {
-		ready = corev1.ConditionUnknown
+	for _, machine := range m.world.machines {
+		if machine.name == name && (!machine.online || machine.dead) {
+			ready = corev1.ConditionUnknown
+		}
 	}
-	return &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}, nil
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{Taints: m.world.taints[name]},
+		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
+	node.Status.NodeInfo.BootID = "boot-of-" + name
+	return node, nil
 }

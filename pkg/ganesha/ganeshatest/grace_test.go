@@ -163,3 +163,37 @@ func TestWipedVolumeHasNoGrace(t *testing.T) {
 		t.Errorf("got %q", clients)
 	}
 }
+
+// A client that lost its lease is spoken for: the others do not wait for it, and
+// what it held is not taken by others before that.
+func TestGraceEndsWhenSomebodySpeaksForALostClient(t *testing.T) {
+	e := newExport(t)
+	s := e.serve(t)
+	e.waitUntilGraceEnds(t, 5*time.Second)
+	owner := "Linux NFSv4.2 lost-node"
+	client(t, s, owner).Abandon()
+	client(t, s, "client-1").Abandon()
+	records := e.clients(t)
+	if len(records) != 2 {
+		t.Fatalf("got %q", records)
+	}
+	lost := records[slices.IndexFunc(records, func(key string) bool { return ganesha.Owner(key) == owner })]
+	if host := ganesha.Hostname(ganesha.Owner(lost)); host != "lost-node" {
+		t.Errorf("the record %q is of host %q", lost, host)
+	}
+	s.Kill(t)
+	must(t, ganesha.RemoveOrphans(e.recovery))
+	s = e.serve(t)
+	client(t, s, "client-1").Abandon()
+	time.Sleep(e.config.Lease)
+	if grace := e.grace(t); !grace.Active {
+		t.Fatal("nobody waited for the lost client")
+	}
+	must(t, ganesha.SpeakFor(t.Context(), s.Address, ganesha.Owner(lost)))
+	if took := e.waitUntilGraceEnds(t, e.config.Grace); took > e.config.Lease {
+		t.Errorf("grace ended only %v after that", took)
+	}
+	if clients := e.clients(t); slices.Contains(clients, lost) {
+		t.Errorf("the lost client is still recorded: %q", clients)
+	}
+}

@@ -21,7 +21,10 @@ import (
 
 // The launcher reaps every child of its process, so it runs in a process of its
 // own: this test binary, started again, as PID 1 of a new PID namespace.
-const socketVariable = "LAUNCHER_TEST_SOCKET"
+const (
+	socketVariable = "LAUNCHER_TEST_SOCKET"
+	drainVariable  = "LAUNCHER_TEST_DRAIN"
+)
 
 func TestMain(m *testing.M) {
 	socket := os.Getenv(socketVariable)
@@ -29,7 +32,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	err := Serve(ctx, Options{Socket: socket, Programs: []string{"/bin/sh"}, Output: os.Stdout, StopTimeout: time.Second})
+	drain, _ := time.ParseDuration(os.Getenv(drainVariable)) // "" is none
+	err := Serve(ctx, Options{Socket: socket, Programs: []string{"/bin/sh"}, Output: os.Stdout, DrainTimeout: drain, StopTimeout: time.Second})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -343,5 +347,62 @@ func TestLongLinesAndManyLinesAreBounded(t *testing.T) {
 	}
 	if got := last.lines(); len(got) != keptLines || got[0] != "short" {
 		t.Errorf("kept %d lines", len(got))
+	}
+}
+
+// The pod ends: the launcher goes on until the supervisor has stopped what it
+// handed over, so that clients do not notice.
+func TestLauncherThatIsToldToEndWaitsForTheSupervisor(t *testing.T) {
+	l := newDrainingLauncher(t, "10s")
+	ok(t, l.Start(t.Context(), script("pvc-1", "sleep 100")))
+	if l.Leaving(t.Context(), 100*time.Millisecond) {
+		t.Fatal("nobody told it to end")
+	}
+	ok(t, l.command.Process.Signal(syscall.SIGTERM))
+	if !l.Leaving(t.Context(), 2*time.Second) {
+		t.Fatal("it was told to end and does not say so")
+	}
+	time.Sleep(300 * time.Millisecond)
+	if states, err := l.List(t.Context()); err != nil || len(states) != 1 || !states[0].Running {
+		t.Fatalf("the process did not go on: %v, %v", states, err)
+	}
+	ok(t, l.Stop(t.Context(), "pvc-1", false))
+	waitUntilEnded(t, l, 3*time.Second)
+	if !l.Leaving(t.Context(), time.Second) {
+		t.Error("a launcher that is gone is not leaving")
+	}
+}
+
+func TestReleasedLauncherEndsWhatIsLeft(t *testing.T) {
+	l := newDrainingLauncher(t, "100s")
+	ok(t, l.Start(t.Context(), script("pvc-1", "sleep 100")))
+	l.Release(t.Context()) // not told to end: no effect
+	ok(t, l.command.Process.Signal(syscall.SIGTERM))
+	if !l.Leaving(t.Context(), 2*time.Second) {
+		t.Fatal("it was told to end and does not say so")
+	}
+	l.Release(t.Context())
+	waitUntilEnded(t, l, 3*time.Second)
+}
+
+func TestLauncherDoesNotWaitForASupervisorForEver(t *testing.T) {
+	l := newDrainingLauncher(t, "300ms")
+	ok(t, l.Start(t.Context(), script("pvc-1", "sleep 100")))
+	ok(t, l.command.Process.Signal(syscall.SIGTERM))
+	waitUntilEnded(t, l, 3*time.Second)
+}
+
+func newDrainingLauncher(t *testing.T, timeout string) *running {
+	t.Helper()
+	t.Setenv(drainVariable, timeout)
+	return newLauncher(t)
+}
+
+func waitUntilEnded(t *testing.T, l *running, limit time.Duration) {
+	t.Helper()
+	select {
+	case <-l.ended:
+	case <-time.After(limit):
+		t.Errorf("the launcher still runs after %v", limit)
 	}
 }

@@ -35,14 +35,19 @@ type Options struct {
 	// Output gets the lines that the processes print, each with the name of its
 	// process in front.
 	Output io.Writer
-	// StopTimeout bounds how long the processes may take to end when the launcher
-	// is told to; then they are killed.
+	// DrainTimeout is how long the launcher goes on when it is told to end while
+	// processes run: the supervisor, which is told at the same time, hands over
+	// what they serve, stops them and releases the launcher.
+	DrainTimeout time.Duration
+	// StopTimeout bounds how long the processes that are left may take to end then;
+	// afterwards they are killed.
 	StopTimeout time.Duration
 }
 
-// Serve serves until ctx ends, then stops all processes and returns. It reaps
-// all children of the calling process: nothing else in it may wait for any.
-func Serve(ctx context.Context, options Options) error {
+// Serve serves until told ends, then waits for the supervisor, stops the
+// processes that are left and returns. It reaps all children of the calling
+// process: nothing else in it may wait for any.
+func Serve(told context.Context, options Options) error {
 	listener, err := listen(options.Socket)
 	if err != nil {
 		return fmt.Errorf("listen at %s: %w", options.Socket, err)
@@ -51,20 +56,24 @@ func Serve(ctx context.Context, options Options) error {
 	stopReaping := table.reapChildren()
 	defer stopReaping()
 
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	// Requests that wait, for events or for the end of a process, end with ctx.
 	server := &http.Server{
-		Handler:           handler(table),
+		Handler:           handler(table, leaving{told, stop}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {
-	case <-ctx.Done():
+	case <-told.Done():
 		err = nil
+		table.waitUntilNoneRuns(ctx, options.DrainTimeout)
 	case err = <-served:
 		err = fmt.Errorf("serve at %s: %w", options.Socket, err)
 	}
+	stop()
 	// Nothing is started any more; who asks for a list still gets it.
 	table.stopAll(options.StopTimeout)
 	_ = server.Close()
@@ -87,8 +96,25 @@ func listen(socket string) (net.Listener, error) {
 	return listener, os.Chmod(socket, 0o600)
 }
 
-func handler(table *table) http.Handler {
+// leaving is the time between being told to end and ending.
+type leaving struct {
+	told    context.Context
+	release context.CancelFunc
+}
+
+func handler(table *table, leaving leaving) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /leaving", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, leaving.told.Err() != nil)
+	})
+	mux.HandleFunc("DELETE /leaving", func(w http.ResponseWriter, _ *http.Request) {
+		if leaving.told.Err() == nil {
+			http.Error(w, "the launcher was not told to end", http.StatusConflict)
+			return
+		}
+		leaving.release()
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("POST /processes", func(w http.ResponseWriter, r *http.Request) {
 		var process ganesha.Process
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&process); err != nil {

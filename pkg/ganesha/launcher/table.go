@@ -153,6 +153,23 @@ func (t *table) stop(ctx context.Context, name string, kill bool) error {
 	return nil
 }
 
+// waitUntilNoneRuns returns when no process runs, ctx ends or time is up.
+func (t *table) waitUntilNoneRuns(ctx context.Context, timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		changes := t.changed()
+		if !slices.ContainsFunc(t.list(), func(s state) bool { return s.Running }) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+		}
+	}
+}
+
 // stopAll ends all processes, within the timeout or by force. Nothing can be
 // started afterwards.
 func (t *table) stopAll(timeout time.Duration) {

@@ -1,0 +1,131 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"k8s.io/klog/v2"
+
+	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
+	"github.com/linbit/linstor-rwx/pkg/firewall"
+)
+
+// Firewall is what the supervisor uses of pkg/firewall.
+type Firewall interface {
+	Apply(ctx context.Context, rules firewall.Rules) error
+}
+
+// access keeps the rules of the pod's network namespace: who may connect to
+// which export, from which address they seem to come, and what leaves from the
+// port of a server that ends. The rules are always written as a whole.
+type access struct {
+	settings Settings
+	firewall Firewall
+	nodes    interface{ NodeAddresses() []netip.Prefix }
+
+	lock    sync.Mutex
+	exports map[string]admission
+}
+
+// admission is one export's part of the rules.
+type admission struct {
+	port uint16
+	// clients are those that the spec allows; nil: the nodes of the cluster.
+	clients []netip.Prefix
+	frozen  bool
+}
+
+func newAccess(settings Settings, rules Firewall, nodes interface{ NodeAddresses() []netip.Prefix }) *access {
+	return &access{settings: settings, firewall: rules, nodes: nodes, exports: map[string]admission{}}
+}
+
+// admit lets the export's clients in at its port.
+func (a *access) admit(ctx context.Context, export *v1alpha1.NFSExport, port int) error {
+	admitted := admission{port: uint16(port)}
+	for _, text := range export.Spec.AllowedClients {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("admit clients: allowedClients of NFSExport %s has %q, which is no CIDR: %w", export.Name, text, err)
+		}
+		admitted.clients = append(admitted.clients, prefix.Masked())
+	}
+	return a.change(ctx, func() { a.exports[export.Name] = admitted })
+}
+
+// freeze lets nothing leave from the export's port any more: its clients wait,
+// instead of learning that the server ended before another can take over.
+func (a *access) freeze(ctx context.Context, name string) error {
+	return a.change(ctx, func() {
+		if admitted, ok := a.exports[name]; ok {
+			admitted.frozen = true
+			a.exports[name] = admitted
+		}
+	})
+}
+
+// close lets nobody in any more. Clients that still try are refused.
+func (a *access) close(ctx context.Context, name string) error {
+	return a.change(ctx, func() { delete(a.exports, name) })
+}
+
+// refresh writes the rules anew, because nodes came, went or changed addresses.
+func (a *access) refresh(ctx context.Context) error { return a.change(ctx, func() {}) }
+
+func (a *access) change(ctx context.Context, change func()) error {
+	a.lock.Lock()
+	defer a.lock.Unlock()
+	change()
+	if a.firewall == nil {
+		return nil
+	}
+	if err := a.firewall.Apply(ctx, a.rules()); err != nil {
+		return fmt.Errorf("admit clients: %w", err)
+	}
+	return nil
+}
+
+func (a *access) rules() firewall.Rules {
+	rules := firewall.Rules{PortMin: uint16(a.settings.PortMin), PortMax: uint16(a.settings.PortMax)}
+	nodes := a.nodes.NodeAddresses()
+	for _, name := range slices.Sorted(maps.Keys(a.exports)) {
+		admitted := a.exports[name]
+		clients := admitted.clients
+		if clients == nil {
+			clients = nodes
+		}
+		rules.Exports = append(rules.Exports, firewall.Export{
+			Port: admitted.port, Clients: clients, Silent: a.settings.Silence, Frozen: admitted.frozen,
+		})
+	}
+	return rules
+}
+
+// RefreshAccess has the rules follow the nodes' addresses.
+func (a *Agent) RefreshAccess(ctx context.Context) {
+	if err := a.access.refresh(ctx); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Rules for new node addresses are not in force, new nodes cannot connect yet")
+	}
+}
+
+// restoreAccess admits the clients of the servers that an earlier supervisor of
+// this pod left running, before the first rules are written: they must not cut
+// anybody off.
+func (a *Agent) restoreAccess(ctx context.Context) {
+	var errs []error
+	for _, name := range a.leftovers() {
+		intent, err := a.readIntent(name)
+		export := a.cache.Export(name)
+		if err != nil || intent == nil || intent.PodIP != a.settings.PodIP || export == nil {
+			continue
+		}
+		errs = append(errs, a.access.admit(ctx, export, intent.Port))
+	}
+	if err := errors.Join(errs...); err != nil {
+		klog.FromContext(ctx).Error(err, "Rules for running servers are not in force")
+	}
+}

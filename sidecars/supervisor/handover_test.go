@@ -1,0 +1,410 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
+	"github.com/linbit/linstor-rwx/pkg/drbd"
+	"github.com/linbit/linstor-rwx/pkg/ganesha"
+	"github.com/linbit/linstor-rwx/pkg/names"
+	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
+)
+
+func (w *world) annotate(to string) {
+	w.change(func(export *v1alpha1.NFSExport) { export.Annotations = map[string]string{names.MoveToAnnotation: to} })
+}
+
+// mustWait fails the test unless node keeps the clients of the export waiting.
+func mustWait(t *testing.T, w *world, node string) {
+	t.Helper()
+	m := w.machine(node)
+	if rule := m.rule(); rule == nil || !rule.Frozen {
+		t.Errorf("clients on %s are not kept waiting: %+v", node, m.rules)
+	}
+	if !strings.HasPrefix(w.endpoint(), m.ip+":") {
+		t.Errorf("clients are sent to %q before anybody serves", w.endpoint())
+	}
+}
+
+func TestSilentPrimaryIsReplacedBeforeDRBDNotices(t *testing.T) {
+	w, n1 := served(t, "n2", "n3")
+	n2, n3 := w.machine("n2"), w.machine("n3")
+	n2.settle()
+	n3.settle()
+	n1.die()
+	w.advance(1200 * time.Millisecond)
+	n2.settle()
+	n3.settle()
+	w.advance(turnStagger)
+	n2.settle()
+	n3.settle()
+	serving := slices.DeleteFunc(w.serving(), func(node string) bool { return node == "n1" })
+	if len(serving) != 1 {
+		t.Fatalf("served by %v; n2 did %v, n3 did %v", serving, n2.journal, n3.journal)
+	}
+	failover := w.export().Status.LastFailover
+	if failover == nil || failover.From != "n1" || failover.To != serving[0] || failover.Reason != MoveServerLost || failover.Parts["detect"] < "1.2" {
+		t.Errorf("lastFailover is %+v", failover)
+	}
+	if !strings.HasPrefix(w.endpoint(), w.machine(serving[0]).ip+":") {
+		t.Errorf("clients are sent to %s", w.endpoint())
+	}
+}
+
+func TestLivingPrimaryWhoseSupervisorIsSilentIsNotReplaced(t *testing.T) {
+	w, n1 := served(t, "n2")
+	n2 := w.machine("n2")
+	n1.silent = true
+	for range 20 {
+		w.advance(time.Second)
+		n2.settle()
+	}
+	if tries := n2.did("primary"); tries < 2 || tries > 6 {
+		t.Errorf("DRBD was asked %d times in 20 s", tries)
+	}
+	if len(w.serving()) != 1 || w.serving()[0] != "n1" || n2.did("status") != 0 || n2.did("delete endpoint") != 0 {
+		t.Errorf("the living server was disturbed: %v", n2.journal)
+	}
+	if events := n2.events(); len(events) != 0 {
+		t.Errorf("suspicion alone is no news: %q", events)
+	}
+}
+
+func TestCordonHandsOverAndClientsWaitUntilTheOtherServes(t *testing.T) {
+	w, n1 := served(t, "n2")
+	n2 := w.machine("n2")
+	n1.cordoned = true
+	n1.settle()
+	if len(w.serving()) != 0 || n1.primary || len(n1.mounts) != 0 {
+		t.Fatalf("n1 did not let go: %v", n1.journal)
+	}
+	if n1.did("kill ganesha")+n1.did("force secondary")+n1.did("detach data") != 0 {
+		t.Errorf("a hand-over is not gentle: %v", n1.journal)
+	}
+	mustWait(t, w, "n1")
+	if status := w.export().Status; status.Phase != v1alpha1.PhaseMoving || status.HandOver == nil || status.HandOver.To != "n2" {
+		t.Errorf("status is %+v", status)
+	}
+
+	n2.settle()
+	mustServe(t, w, "n2")
+	status := w.export().Status
+	if status.HandOver != nil || status.LastFailover == nil || status.LastFailover.From != "n1" || status.LastFailover.Reason != MoveCordoned {
+		t.Errorf("status is %+v, last fail-over %+v", status, status.LastFailover)
+	}
+	n1.settle()
+	if rule := n1.rule(); rule == nil || !rule.Frozen {
+		t.Errorf("clients learn of the end before kube-proxy has sent them elsewhere: %+v", rule)
+	}
+	w.advance(proxyDelay)
+	n1.settle()
+	if n1.rule() != nil {
+		t.Errorf("clients of the old server wait for ever: %+v", n1.rules)
+	}
+	mustServe(t, w, "n2")
+}
+
+func TestCordonAloneNeverTakesTheLastServerAway(t *testing.T) {
+	for name, spoil := range map[string]func(n2 *machine){
+		"the other is cordoned as well":  func(n2 *machine) { n2.cordoned = true },
+		"the other's replica is old":     func(n2 *machine) { n2.disk = drbd.DiskInconsistent },
+		"the other is cut off":           func(n2 *machine) { n2.online = false },
+		"the other's supervisor is gone": func(n2 *machine) { n2.silent = true },
+		"the other was never heard":      func(n2 *machine) { n2.unheard = true },
+		"the other cannot start ganesha": func(n2 *machine) { n2.launcherDown = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, n1 := served(t, "n2")
+			spoil(w.machine("n2"))
+			n1.cordoned = true
+			n1.settle()
+			mustServe(t, w, "n1")
+			if len(n1.signals) != 0 {
+				t.Errorf("the last server was touched: %v", n1.journal)
+			}
+		})
+	}
+}
+
+func TestRequestedMoveGoesToThatNodeAndIsTakenBack(t *testing.T) {
+	w, n1 := served(t, "n2", "n3")
+	w.annotate("n3")
+	n1.settle()
+	w.machine("n2").settle()
+	w.machine("n3").settle()
+	mustServe(t, w, "n3")
+	export := w.export()
+	if len(export.Annotations) != 0 || export.Status.LastFailover.Reason != MoveRequested {
+		t.Errorf("annotations %v, last fail-over %+v", export.Annotations, export.Status.LastFailover)
+	}
+}
+
+func TestMoveToANodeThatCannotServeIsRefusedWithTheReason(t *testing.T) {
+	w, n1 := served(t, "n2")
+	w.machine("n2").disk = drbd.DiskInconsistent
+	for node, why := range map[string]string{"n2": "UpToDate", "n9": "no replica"} {
+		w.annotate(node)
+		n1.settle()
+		mustServe(t, w, "n1")
+		events := strings.Join(n1.events(), "\n")
+		if !strings.Contains(events, "MoveRefused") || !strings.Contains(events, why) || !strings.Contains(events, node) {
+			t.Errorf("events: %s", events)
+		}
+		if len(w.export().Annotations) != 0 {
+			t.Errorf("the request stays and would be met at a surprising moment")
+		}
+	}
+	w.annotate("n1")
+	n1.settle()
+	mustServe(t, w, "n1")
+	if events := strings.Join(n1.events(), "\n"); !strings.Contains(events, "MoveNotNeeded") {
+		t.Errorf("events: %s", events)
+	}
+}
+
+func TestMoveWaitsForTheEndOfGrace(t *testing.T) {
+	w, n1 := served(t, "n2")
+	w.disks[1001].grace = ganesha.Grace{Active: true, Expected: 2, Reclaimed: 1}
+	n1.observe()
+	w.annotate("n2")
+	n1.settle()
+	if !slices.Equal(w.serving(), []string{"n1"}) {
+		t.Fatalf("moved in the middle of grace: %v", n1.journal)
+	}
+	w.disks[1001].grace = ganesha.Grace{}
+	n1.observe()
+	n1.settle()
+	w.machine("n2").settle()
+	mustServe(t, w, "n2")
+}
+
+func TestOldServerTakesBackWhatTheOtherCannotStart(t *testing.T) {
+	w, n1 := served(t, "n2")
+	n2 := w.machine("n2")
+	n2.cannotStart = true
+	w.annotate("n2")
+	n1.settle()
+	n2.settle()
+	if len(w.serving()) != 0 {
+		t.Fatalf("served by %v", w.serving())
+	}
+	w.advance(handOverDelay + 2*turnStagger)
+	n1.settle()
+	mustServe(t, w, "n1")
+	if rule := n1.rule(); rule == nil || rule.Frozen {
+		t.Errorf("clients of the new server are kept waiting: %+v", rule)
+	}
+}
+
+func TestPodThatEndsHandsOver(t *testing.T) {
+	w, n1 := served(t, "n2")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	drained := make(chan struct{})
+	n1.agent.leaving.Store(true)
+	n1.settle()
+	w.machine("n2").settle()
+	mustServe(t, w, "n2")
+	if reason := w.export().Status.LastFailover.Reason; reason != MovePodEnds {
+		t.Errorf("reason is %s", reason)
+	}
+	w.advance(proxyDelay)
+	n1.settle()
+	w.advance(proxyDelay)
+	n1.settle()
+	go func() { n1.agent.Drain(ctx); close(drained) }()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		t.Errorf("the pod does not end although nothing is held: %v", n1.journal)
+	}
+}
+
+func TestPodThatEndsWithoutAnotherNodeStopsCleanly(t *testing.T) {
+	w, n1 := served(t)
+	n1.agent.leaving.Store(true)
+	n1.settle()
+	if len(w.serving()) != 0 || n1.primary || len(n1.mounts) != 0 || n1.did("kill ganesha") != 0 {
+		t.Fatalf("not stopped cleanly: %v", n1.journal)
+	}
+	mustWait(t, w, "n1")
+	n1.settle()
+	if n1.did("start ganesha") != 0 {
+		t.Errorf("a pod that ends starts ganesha again: %v", n1.journal)
+	}
+	n1.restartPod()
+	n1.settle()
+	mustServe(t, w, "n1")
+}
+
+func TestClientsAreNotKeptWaitingForEver(t *testing.T) {
+	w, n1 := served(t, "n2")
+	n1.quorum = false
+	n1.settle()
+	mustWait(t, w, "n1")
+	w.advance(frozenLimit - time.Second)
+	n1.settle()
+	mustWait(t, w, "n1")
+	w.advance(2 * time.Second)
+	n1.settle()
+	if n1.rule() != nil || w.endpoint() != "" {
+		t.Errorf("nobody serves, and clients still wait: %+v, sent to %q", n1.rules, w.endpoint())
+	}
+}
+
+func TestIdleExportIsStoppedAtOnceWhenThePodEnds(t *testing.T) {
+	w, n1 := served(t, "n2")
+	w.attached[testExport] = false
+	n1.settle()
+	n1.agent.leaving.Store(true)
+	n1.settle()
+	mustBeFree(t, w, "n1")
+	w.machine("n2").settle()
+	if len(w.serving()) != 0 {
+		t.Errorf("nobody needs it, and it is served by %v", w.serving())
+	}
+}
+
+func TestSuccessorsAreThoseThatCanServeTheBestFirst(t *testing.T) {
+	f := facts(known)
+	f.Resource = resourceWithPeers("n2", "n3", "n4")
+	f.Resource.Role = drbd.RolePrimary
+	heard := func(state heartbeat.State) heartbeat.Peer {
+		state.Ready = true
+		return heartbeat.Peer{State: state, Heard: noon}
+	}
+	f.Peers = map[string]heartbeat.Peer{
+		"n2": heard(heartbeat.State{Cordoned: true}), "n3": heard(heartbeat.State{Exports: 3 * loadStep}), "n4": heard(heartbeat.State{Exports: 1}),
+	}
+	if got := successors(f); !slices.Equal(got, []string{"n4", "n3", "n2"}) {
+		t.Errorf("got %v", got)
+	}
+	f.Peers["n4"] = heartbeat.Peer{State: heartbeat.State{Ready: true, Leaving: true}, Heard: noon}
+	f.Peers["n3"] = heartbeat.Peer{State: heartbeat.State{Ready: true}, Heard: noon, Silent: true}
+	if got := successors(f); !slices.Equal(got, []string{"n2"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// recordOf is the key of a client's record as ganesha makes it.
+func recordOf(host string) string {
+	owner := "Linux NFSv4.2 " + host
+	return fmt.Sprintf("::ffff:169.254.77.1-(%d:%s)", len(owner), owner)
+}
+
+func TestProvenGoneClientsDoNotHoldGrace(t *testing.T) {
+	known := map[string]ganesha.KnownClient{
+		recordOf("deleted"): {Node: "deleted", BootID: "boot-of-deleted"}, recordOf("rebooted"): {Node: "rebooted", BootID: "an earlier one"},
+		recordOf("alive"): {Node: "alive", BootID: "boot-of-alive"},
+	}
+	w, n1 := served(t, "n2")
+	w.disks[1001].records = []string{recordOf("alive"), recordOf("deleted"), recordOf("rebooted"), recordOf("tainted"), recordOf("not-of-the-cluster"), "10.0.0.9-(20:0xabc)"}
+	w.disks[1001].known = known
+	w.gone["deleted"], w.gone["not-of-the-cluster"] = true, true
+	w.taints["tainted"] = []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute}}
+	n1.die()
+	n1.online = false
+	w.advance(2 * turnStagger)
+	w.machine("n2").settle()
+	w.advance(2 * turnStagger)
+	w.machine("n2").settle()
+	if got, want := w.disks[1001].records, []string{recordOf("alive"), recordOf("not-of-the-cluster"), "10.0.0.9-(20:0xabc)"}; !slices.Equal(got, want) {
+		t.Errorf("records are %q, want %q", got, want)
+	}
+}
+
+func TestNothingIsProvenWithoutTheAPIServer(t *testing.T) {
+	w, n1 := served(t)
+	w.disks[1001].records = []string{recordOf("tainted")}
+	w.taints["tainted"] = []corev1.Taint{{Key: corev1.TaintNodeOutOfService}}
+	n1.apiDown = true
+	n1.processes[testExport].Running = false
+	n1.settle()
+	if len(w.disks[1001].records) != 1 || len(w.serving()) != 1 {
+		t.Errorf("records are %q, served by %v", w.disks[1001].records, w.serving())
+	}
+}
+
+func TestLivingClientsDoNotWaitForOneWhoseLeaseIsOver(t *testing.T) {
+	w, n1 := served(t, "n2")
+	n2 := w.machine("n2")
+	w.disks[1001].records = []string{recordOf("n1"), recordOf("n4")}
+	n1.die()
+	w.advance(1200 * time.Millisecond)
+	n2.settle()
+	w.advance(2 * turnStagger)
+	n2.settle()
+	if p := n2.processes[testExport]; p == nil || !p.Running {
+		t.Fatalf("n2 does not serve: %v", n2.journal)
+	}
+	w.disks[1001].grace = ganesha.Grace{Active: true, Expected: 2, Reclaimed: 1}
+	w.disks[1001].back = []string{recordOf("n4")}
+	w.diedAt = w.now().Add(-5 * time.Second)
+	n2.observe()
+	if n2.did("speak for Linux NFSv4.2 n1") != 0 {
+		t.Fatalf("its lease of 6 s is not over")
+	}
+	w.advance(2 * time.Second)
+	n2.observe()
+	n2.observe()
+	if n2.did("speak for Linux NFSv4.2 n1") != 1 || n2.did("speak for Linux NFSv4.2 n4") != 0 {
+		t.Errorf("n2 did %v", n2.journal)
+	}
+	if events := strings.Join(n2.events(), "\n"); !strings.Contains(events, "ClientLost") || !strings.Contains(events, "n1") {
+		t.Errorf("events: %s", events)
+	}
+}
+
+func TestSignsOfLifeKeepTheLocksOfAClient(t *testing.T) {
+	ready := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
+	notReady := &corev1.Node{}
+	heard := func(ago time.Duration, silent bool) heartbeat.Peer {
+		return heartbeat.Peer{Heard: noon.Add(-ago), Silent: silent}
+	}
+	for name, test := range map[string]struct {
+		signs signs
+		lost  bool
+	}{
+		"a storage node that nobody hears for a lease":          {signs{peer: heard(7*time.Second, true), cutOff: true, started: noon.Add(-time.Second), node: ready}, true},
+		"it was heard within its lease":                         {signs{peer: heard(5*time.Second, true), cutOff: true, started: noon.Add(-time.Hour), node: ready}, false},
+		"its supervisor alone is silent":                        {signs{peer: heard(time.Hour, true), started: noon.Add(-time.Hour), node: ready}, false},
+		"DRBD alone is cut off":                                 {signs{peer: heard(0, false), cutOff: true, started: noon.Add(-time.Hour), node: notReady}, false},
+		"a client that is not ready and had its time":           {signs{started: noon.Add(-7 * time.Second), node: notReady}, true},
+		"a client that is not ready, right after the start":     {signs{started: noon.Add(-5 * time.Second), node: notReady}, false},
+		"a client that is ready may be slow":                    {signs{started: noon.Add(-time.Minute), node: ready}, false},
+		"nothing is known of it":                                {signs{started: noon.Add(-time.Minute)}, false},
+		"not ready and silent, but DRBD is still connected":     {signs{peer: heard(time.Minute, true), started: noon.Add(-7 * time.Second), node: notReady}, true},
+		"not ready and silent, DRBD is connected, just started": {signs{peer: heard(time.Minute, true), started: noon.Add(-time.Second), node: notReady}, false},
+	} {
+		test.signs.now, test.signs.lease, test.signs.name = noon, 6*time.Second, "n9"
+		if got := lostReason(test.signs); (got != "") != test.lost {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestServerRemembersOnWhichBootItsClientsAre(t *testing.T) {
+	w, n1 := served(t)
+	w.disks[1001].records = []string{recordOf("n4"), "10.0.0.9-(20:0xabc)"}
+	n1.observe()
+	n1.observe()
+	want := map[string]ganesha.KnownClient{recordOf("n4"): {Node: "n4", BootID: "boot-of-n4"}}
+	if got := w.disks[1001].known; len(got) != 1 || got[recordOf("n4")] != want[recordOf("n4")] {
+		t.Errorf("known are %v", got)
+	}
+	if n1.did("remember clients") != 1 {
+		t.Errorf("written %d times", n1.did("remember clients"))
+	}
+	w.disks[1001].records = nil
+	n1.observe()
+	if len(w.disks[1001].known) != 0 {
+		t.Errorf("a client that left is still known: %v", w.disks[1001].known)
+	}
+}
