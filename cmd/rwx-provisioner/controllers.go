@@ -91,7 +91,7 @@ func (p *process) controllers(ctx context.Context) (*controllers, error) {
 	c.exports = provisioner.Wrap(inner, provisioner.Config{
 		Driver: p.driverName, VolumeNamePrefix: o.volumeNamePrefix, VolumeNameUUIDLength: o.volumeNameUUIDLength,
 		DefaultFSType: o.defaultFSType, ExtraCreateMetadata: o.extraCreateMetadata, Settings: o.settings,
-		Client: p.client, Exports: p.exports, Linstor: p.linstor,
+		Client: p.client, Snapshots: p.snapshots, Exports: p.exports, Linstor: p.linstor,
 		Claims: claims.Lister(), Volumes: volumes.Lister(), Attachments: attachments,
 	})
 	legacyregistry.RawMustRegister(c.exports.Collectors()...)

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
@@ -19,19 +20,18 @@ import (
 // client records that the supervisor finds to be foreign; that of a plain volume gets
 // one afterwards; and a plain copy of an exported volume has one that nobody needs.
 
-// guardCopy refuses, before anything is made, a clone to which the recovery volume
-// cannot be added. Snapshots exist on thin pools only, where it always can.
+// guardCopy refuses, before anything is made, a copy with another filesystem than
+// its source's, which no supervisor would mount, and a clone to which the recovery
+// volume cannot be added. Snapshots exist on thin pools only, where it always can.
 func (p *Provisioner) guardCopy(ctx context.Context, r *request) error {
-	source := sourceClaim(r.claim)
-	if source == "" {
-		return nil
+	volume, err := p.sourceVolume(ctx, r.claim)
+	if err != nil || volume == nil || volume.Spec.CSI == nil || volume.Spec.CSI.Driver != p.Driver {
+		return err // of what is missing csi-provisioner says so in its own words
 	}
-	claim, err := p.Claims.PersistentVolumeClaims(r.claim.Namespace).Get(source)
-	if err != nil || claim.Spec.VolumeName == "" {
-		return nil // csi-provisioner says so in its own words
+	if held := volume.Spec.CSI.FSType; held != "" && held != r.FSType {
+		return fmt.Errorf("its source %s holds %s, but StorageClass %s says %s: use a class with %s", volume.Name, held, r.class.Name, r.FSType, held)
 	}
-	volume, err := p.Volumes.Get(claim.Spec.VolumeName)
-	if err != nil || volume.Spec.CSI == nil || volume.Spec.CSI.Driver != p.Driver {
+	if sourceClaim(r.claim) == "" {
 		return nil
 	}
 	name := trimVolumeNumber(volume.Spec.CSI.VolumeHandle)
@@ -59,6 +59,60 @@ func (p *Provisioner) guardRetriedCopy(ctx context.Context, r *request) error {
 		return fmt.Errorf("get NFSExport %s: %w", r.name, err)
 	}
 	return r.checkExport(export)
+}
+
+// sourceVolume returns the volume that the claim is to be a copy of, or nil if it is
+// not known (any more).
+func (p *Provisioner) sourceVolume(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*corev1.PersistentVolume, error) {
+	if source := sourceClaim(claim); source != "" {
+		cloned, err := p.Claims.PersistentVolumeClaims(claim.Namespace).Get(source)
+		if err != nil || cloned.Spec.VolumeName == "" {
+			return nil, nil //nolint:nilerr // see guardCopy
+		}
+		volume, err := p.Volumes.Get(cloned.Spec.VolumeName)
+		if err != nil {
+			return nil, nil //nolint:nilerr // see guardCopy
+		}
+		return volume, nil
+	}
+	source := claim.Spec.DataSource
+	if source == nil || source.Kind != "VolumeSnapshot" {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	snapshot, err := p.Snapshots.SnapshotV1().VolumeSnapshots(claim.Namespace).Get(ctx, source.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get VolumeSnapshot %s: %w", source.Name, err)
+	}
+	if snapshot.Status == nil || snapshot.Status.BoundVolumeSnapshotContentName == nil {
+		return nil, nil
+	}
+	content, err := p.Snapshots.SnapshotV1().VolumeSnapshotContents().Get(ctx, *snapshot.Status.BoundVolumeSnapshotContentName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && content.Spec.Source.VolumeHandle == nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get VolumeSnapshotContent %s: %w", *snapshot.Status.BoundVolumeSnapshotContentName, err)
+	}
+	return p.volumeOf(*content.Spec.Source.VolumeHandle)
+}
+
+// volumeOf returns the volume of ours with this handle, or nil.
+func (p *Provisioner) volumeOf(handle string) (*corev1.PersistentVolume, error) {
+	volumes, err := p.Volumes.List(labels.Everything())
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	for _, volume := range volumes {
+		if volume.Spec.CSI != nil && volume.Spec.CSI.Driver == p.Driver && trimVolumeNumber(volume.Spec.CSI.VolumeHandle) == trimVolumeNumber(handle) {
+			return volume, nil
+		}
+	}
+	return nil, nil
 }
 
 // sourceClaim returns the name of the claim that claim is a clone of, if it is one.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	snapfake "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned/fake"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -392,6 +394,32 @@ func TestCloneOfAPlainVolumeGetsARecoveryVolume(t *testing.T) {
 	}
 	if state.UUID == w.linstor.State("pvc-11").UUID || w.export("pvc-22").Spec.ResourceDefinition.UUID != state.UUID {
 		t.Error("the clone has its source's identity")
+	}
+}
+
+// No supervisor mounts a filesystem that is not the export's.
+func TestCopyWithAnotherFilesystemIsRefusedBeforeItIsMade(t *testing.T) {
+	w := newWorld(t)
+	w.create(newClass(nil))
+	w.source("11", corev1.ReadWriteMany)
+	handle, content := "pvc-11", "content-of-the-snapshot"
+	w.snapshots = snapfake.NewSimpleClientset(
+		&snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "snapshot"},
+			Status: &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: &content}},
+		&snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: content},
+			Spec: snapshotv1.VolumeSnapshotContentSpec{Source: snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &handle}}})
+	group := snapshotv1.GroupName
+	restore := newClaim("33", corev1.ReadWriteMany)
+	restore.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "snapshot"}
+	before := w.leftovers()
+	for name, claim := range map[string]*corev1.PersistentVolumeClaim{"clone": cloneOf("claim-11", "22", corev1.ReadWriteMany), "restore": restore} {
+		_, state, err := try(t, w.process(), claim, newClass(map[string]string{"csi.storage.k8s.io/fstype": "xfs"}))
+		if err == nil || !strings.Contains(err.Error(), "its source pvc-11 holds ext4, but StorageClass shared says xfs: use a class with ext4") || state == controller.ProvisioningInBackground {
+			t.Errorf("%s: %s, %v", name, state, err)
+		}
+	}
+	if after := w.leftovers(); !slices.Equal(before, after) {
+		t.Errorf("before %v, after %v", before, after)
 	}
 }
 

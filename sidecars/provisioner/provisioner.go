@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -50,6 +51,7 @@ type Config struct {
 	Settings             Settings
 
 	Client      kubernetes.Interface
+	Snapshots   snapclient.Interface
 	Exports     exports.Interface
 	Linstor     Linstor
 	Claims      corelisters.PersistentVolumeClaimLister

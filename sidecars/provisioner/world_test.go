@@ -50,9 +50,11 @@ type world struct {
 	t       *testing.T
 	client  *fake.Clientset
 	exports *exportsfake.Client
-	linstor *linstorfake.Controller
-	driver  *fakeDriver
-	address []lapi.Option
+	// snapshots are a cluster's own objects; tests replace them.
+	snapshots *snapfake.Clientset
+	linstor   *linstorfake.Controller
+	driver    *fakeDriver
+	address   []lapi.Option
 
 	mu      sync.Mutex
 	effects []string
@@ -62,7 +64,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, client: fake.NewClientset(), exports: exportsfake.New(), linstor: linstorfake.New()}
+	w := &world{t: t, client: fake.NewClientset(), snapshots: snapfake.NewSimpleClientset(), exports: exportsfake.New(), linstor: linstorfake.New()}
 	w.address = []lapi.Option{lapi.BaseURL(w.linstor.Start(t))}
 	w.driver = startDriver(t, w)
 	w.exports.Before = func(verb, name string) error {
@@ -128,7 +130,7 @@ func (w *world) process() *Provisioner {
 	config := Config{
 		Driver: names.Driver, VolumeNamePrefix: "pvc", VolumeNameUUIDLength: -1, DefaultFSType: "ext4", ExtraCreateMetadata: true,
 		Settings: Settings{Namespace: namespace, ReadyTimeout: 200 * time.Millisecond, WithdrawTimeout: 200 * time.Millisecond, SweepInterval: time.Minute, SweepAge: time.Minute, LinstorParallel: 4},
-		Client:   w.client, Exports: w.exports,
+		Client:   w.client, Snapshots: w.snapshots, Exports: w.exports,
 		Claims:      factory.Core().V1().PersistentVolumeClaims().Lister(),
 		Volumes:     factory.Core().V1().PersistentVolumes().Lister(),
 		Attachments: factory.Storage().V1().VolumeAttachments().Lister(),
@@ -141,7 +143,7 @@ func (w *world) process() *Provisioner {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	inner := ctrl.NewCSIProvisioner(w.client, 5*time.Second, "identity", "pvc", -1, w.driver.conn, snapfake.NewSimpleClientset(), names.Driver, plugin, capabilities,
+	inner := ctrl.NewCSIProvisioner(w.client, 5*time.Second, "identity", "pvc", -1, w.driver.conn, w.snapshots, names.Driver, plugin, capabilities,
 		"", false, true, csitrans.New(), factory.Storage().V1().StorageClasses().Lister(),
 		factory.Storage().V1().CSINodes().Lister(), factory.Core().V1().Nodes().Lister(), config.Claims, config.Attachments, nil, true, "ext4", nil, false, true, ctrl.NewInMemoryStore())
 	p := Wrap(inner, config)
