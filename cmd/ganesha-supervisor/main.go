@@ -91,6 +91,7 @@ func run(told context.Context, kubeconfig string) error {
 		Probe:    ganesha.Probe,
 		Speak:    ganesha.SpeakFor,
 		Firewall: rules,
+		NodeLock: supervisor.NewFileLock(settings.MountRoot),
 		Cache:    informers,
 		Exports:  exportClient,
 		Slices:   client.DiscoveryV1().EndpointSlices(settings.PodNamespace),

@@ -65,6 +65,8 @@ type Dependencies struct {
 	Probe    Prober
 	// Speak ends the grace of a client in its place.
 	Speak Speaker
+	// NodeLock is nil if this is the node's only supervisor.
+	NodeLock NodeLock
 	// Firewall is nil if the pod's network namespace is left as it is.
 	Firewall Firewall
 	Cache    Cache
@@ -101,8 +103,11 @@ type Agent struct {
 	observations workqueue.TypedRateLimitingInterface[string]
 
 	// peers is nil without heartbeat.
-	peers   Peers
-	leaving atomic.Bool
+	peers    Peers
+	nodeLock NodeLock
+	active   atomic.Bool
+	leaving  atomic.Bool
+	ready    atomic.Bool
 
 	// starts has a place for each start that may run at the same time.
 	starts chan struct{}
@@ -144,7 +149,7 @@ func NewAgent(settings Settings, d Dependencies) *Agent {
 	}
 	return &Agent{
 		settings: settings, drbd: d.DRBD, files: d.Files, launcher: d.Launcher, recovery: d.Recovery, host: d.Host,
-		probe: d.Probe, speak: d.Speak, access: newAccess(settings, d.Firewall, d.Cache), cache: d.Cache, exports: d.Exports, slices: d.Slices, nodes: d.Nodes,
+		probe: d.Probe, speak: d.Speak, nodeLock: d.NodeLock, access: newAccess(settings, d.Firewall, d.Cache), cache: d.Cache, exports: d.Exports, slices: d.Slices, nodes: d.Nodes,
 		events: events{d.Recorder}, metrics: d.Metrics, now: d.Now,
 		work:         workqueue.NewTypedRateLimitingQueue(limiter()),
 		observations: workqueue.NewTypedRateLimitingQueue(limiter()),
@@ -197,7 +202,7 @@ func (a *Agent) Run(ctx context.Context) {
 		workers.Go(func() { a.worker(ctx, a.work, a.reconcileOnce) })
 		workers.Go(func() { a.worker(ctx, a.observations, a.observeOnce) })
 	}
-	a.TriggerAll()
+	a.becomeActive(ctx)
 	<-ctx.Done()
 	a.work.ShutDown()
 	a.observations.ShutDown()

@@ -67,6 +67,7 @@ const (
 	ReasonLauncherDown    = "LauncherDown"
 	ReasonStartFailed     = "StartFailed"
 	ReasonLeaving         = "PodEnds"
+	ReasonReplaced        = "PodReplaced"
 	ReasonMoveDone        = "MoveDone"
 	ReasonMoveRefused     = "MoveRefused"
 	ReasonPeerSilent      = "PeerSilent"
@@ -102,6 +103,9 @@ type Decision struct {
 	// Freeze keeps the clients of a stopped server waiting until another one
 	// serves, and leaves the endpoint to that one.
 	Freeze bool
+	// Keep leaves the volumes mounted and Primary for the next supervisor of this
+	// node.
+	Keep bool
 	// To is the node that shall serve next.
 	To string
 	// After is when to look again without a trigger; 0: no need to.
@@ -112,6 +116,12 @@ func nothing(after time.Duration) Decision { return Decision{Action: Nothing, Af
 
 // decide says what to do next. It is pure: the same facts give the same answer.
 func decide(s Settings, f Facts) Decision {
+	if f.Passive {
+		if decision, ok := decideFrozen(f); ok && decision.Action == Unfreeze {
+			return decision
+		}
+		return nothing(0)
+	}
 	decision := decideNext(s, f)
 	decision.Freeze = decision.Action == Stop && f.holding() && f.wanted()
 	return decision
@@ -208,6 +218,9 @@ func decideHeld(s Settings, f Facts) Decision {
 			return Decision{Action: Keep, Reason: ReasonServing, After: s.IdleTimeout - idle}
 		}
 		return Decision{Action: Stop, Reason: ReasonIdle, Message: "no node is attached"}
+	}
+	if f.Leaving && f.Awaited && !f.running() {
+		return nothing(0) // the next supervisor of this node goes on from here
 	}
 	if f.Leaving {
 		decision, _ := decideHandOver(f)

@@ -34,13 +34,18 @@ type Facts struct {
 	Cordoned bool
 	// Leaving: this pod ends; it serves nothing new.
 	Leaving bool
+	// Awaited: the supervisor of the pod that replaces this one is waiting.
+	Awaited bool
+	// Passive: another supervisor of this node acts.
+	Passive bool
 	// Exports is how many exports this node serves.
 	Exports int
 	// Peers is what is known, by the heartbeat, of the supervisors on the other
 	// nodes of the resource. A node that is not in it was never heard.
 	Peers map[string]heartbeat.Peer
-	// SliceHere: the export's EndpointSlice points to this node.
-	SliceHere bool
+	// SliceHere: the export's EndpointSlice points to this node, SliceMine: to this
+	// pod.
+	SliceHere, SliceMine bool
 	// LastServer is looked up only if status names a server that DRBD on this node
 	// cannot reach.
 	LastServer NodeState
@@ -200,8 +205,12 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	f.Attached = a.cache.Attached(name)
 	f.Cordoned = a.cache.Cordoned()
 	f.Leaving = a.leaving.Load()
+	f.Awaited = f.Leaving && a.nodeLock != nil && a.nodeLock.Awaited()
+	f.Passive = !a.active.Load()
 	f.Exports = a.served()
-	f.SliceHere = pointsTo(a.cache.EndpointSlice(name), a.settings.NodeName)
+	slice := a.cache.EndpointSlice(name)
+	f.SliceHere = pointsTo(slice, a.settings.NodeName)
+	f.SliceMine = f.SliceHere && slices.Contains(slice.Endpoints[0].Addresses, a.settings.PodIP)
 
 	intent, err := a.readIntent(name)
 	if err != nil {
@@ -235,6 +244,7 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 		}
 		f.LauncherDown = true
 	}
+	a.ready.Store(!f.LauncherDown)
 	if index := slices.IndexFunc(processes, func(p ganesha.ProcessState) bool { return p.Name == name }); index >= 0 {
 		f.Process = &processes[index]
 	}
@@ -302,7 +312,7 @@ func (m *memory) track(f *Facts) {
 		m.handOver, m.timers.HandOver = handOver, time.Time{}
 	}
 	since(&m.timers.HandOver, !handOver.IsZero())
-	since(&m.timers.Elsewhere, !m.timers.Frozen.IsZero() && !f.SliceHere)
+	since(&m.timers.Elsewhere, !m.timers.Frozen.IsZero() && !f.SliceMine)
 	m.timers.Restarts = slices.DeleteFunc(m.timers.Restarts, func(at time.Time) bool { return f.Now.Sub(at) > restartWindow })
 	f.Timers = m.timers
 	f.Timers.Restarts = slices.Clone(m.timers.Restarts)

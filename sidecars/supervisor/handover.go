@@ -44,6 +44,9 @@ func decideHandOver(f Facts) (Decision, bool) {
 		return Decision{Action: HandOver, Reason: reason, To: to, Message: message}, true
 	}
 	targets := successors(f)
+	if f.Leaving && f.Awaited {
+		return Decision{Action: Stop, Keep: true, Reason: ReasonReplaced, Message: "the ganesha pod on node " + f.Node + " is replaced"}, true
+	}
 	if f.Leaving {
 		if len(targets) > 0 {
 			return move(targets[0], MovePodEnds, "the ganesha pod on node "+f.Node+" ends")
@@ -192,18 +195,18 @@ func (a *Agent) removeRequest(ctx context.Context, f Facts) (*v1alpha1.NFSExport
 
 // decideFrozen ends the time in which clients of a server that ended here wait.
 func decideFrozen(f Facts) (Decision, bool) {
-	if f.Timers.Frozen.IsZero() || f.holding() {
+	if f.Timers.Frozen.IsZero() || (f.holding() && !f.Passive) {
 		return Decision{}, false
-	}
-	if status := f.Export.Status; status.Node == f.Node && status.Endpoint != "" && status.HandOver == nil {
-		// It could not be written when the server was stopped.
-		return Decision{Action: Describe, Reason: ReasonStale, Message: "the server on node " + f.Node + " has ended, another one is awaited"}, true
 	}
 	if !f.Timers.Elsewhere.IsZero() {
 		if wait := proxyDelay - f.Now.Sub(f.Timers.Elsewhere); wait > 0 {
 			return nothing(wait), true
 		}
-		return Decision{Action: Unfreeze, Message: "clients are sent to another node"}, true
+		return Decision{Action: Unfreeze, Message: "clients are sent to another server"}, true
+	}
+	if status := f.Export.Status; status.Node == f.Node && status.Endpoint != "" && status.HandOver == nil && !f.Passive {
+		// It could not be written when the server was stopped.
+		return Decision{Action: Describe, Reason: ReasonStale, Message: "the server on node " + f.Node + " has ended, another one is awaited"}, true
 	}
 	if wait := frozenLimit - f.Now.Sub(f.Timers.Frozen); wait > 0 {
 		return nothing(wait), true
@@ -231,6 +234,9 @@ func (a *Agent) Drain(ctx context.Context) {
 	klog.FromContext(ctx).Info("Pod ends, handing over what is served here", "exports", a.served())
 	for ticker := time.NewTicker(drainInterval); ; {
 		a.TriggerAll()
+		if a.served() == 0 && len(a.starts) == 0 && a.nodeLock != nil && a.nodeLock.Awaited() {
+			a.stepBack(ctx)
+		}
 		if !a.busy() {
 			klog.FromContext(ctx).Info("Nothing is served here any more")
 			return
@@ -248,7 +254,7 @@ const drainInterval = 500 * time.Millisecond
 
 // busy says whether something is served here, or clients are kept waiting.
 func (a *Agent) busy() bool {
-	if mounts, err := a.files.List(a.settings.exportsRoot()); err == nil && len(mounts) > 0 {
+	if mounts, err := a.files.List(a.settings.exportsRoot()); err == nil && len(mounts) > 0 && a.active.Load() {
 		return true
 	}
 	a.lock.Lock()

@@ -20,7 +20,7 @@ func (a *Agent) Hear(peers Peers) { a.peers = peers }
 func (a *Agent) State() heartbeat.State {
 	return heartbeat.State{
 		Node: a.settings.NodeName, Leaving: a.leaving.Load(), Cordoned: a.cache.Cordoned(),
-		Ready: true, Exports: a.served(),
+		Ready: a.active.Load() && a.ready.Load(), Exports: a.served(),
 	}
 }
 

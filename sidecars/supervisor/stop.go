@@ -32,12 +32,15 @@ func (a *Agent) stopServer(ctx context.Context, f Facts, decision Decision) erro
 	switch decision.Reason {
 	case ReasonIdle:
 		a.events.normal(f.Export, "Idle", decision.Message)
-	case ReasonWithdrawn, ReasonStale, ReasonOrphaned:
+	case ReasonWithdrawn, ReasonStale, ReasonOrphaned, ReasonReplaced:
 	default:
 		a.events.warning(f.Export, "Stopped", "node "+f.Node+" does not serve it any more: "+decision.Message)
 	}
 	if decision.Reason == ReasonKeepsFailing || decision.Reason == ReasonLauncherDown {
 		a.backOff(a.remember(f.Name), failedStartMaxDelay/4)
+	}
+	if decision.Keep {
+		return nil // the status is the next supervisor's
 	}
 	if f.Export.Status.Node != f.Node && f.Export.Status.Node != "" {
 		return nil // another server has the word already
@@ -76,6 +79,9 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 		if err := a.endProcess(ctx, f.Name, false, a.settings.StopTimeout); err != nil && !f.LauncherDown {
 			return err
 		}
+	}
+	if decision.Keep {
+		return a.released(ctx, f, decision.Freeze, nil)
 	}
 	var endpointErr error
 	if !decision.Freeze {

@@ -223,6 +223,7 @@ func (m *machine) restartSupervisor() {
 		Recorder: m.recorder, Metrics: NewMetrics(), Now: m.world.now,
 	})
 	m.agent.Hear(peersFake{m})
+	m.agent.active.Store(true)
 	m.agent.restoreAccess(m.ctx)
 }
 
