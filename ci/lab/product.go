@@ -21,17 +21,19 @@ const (
 )
 
 // Install installs the chart of this source tree, or upgrades it, with the
-// laboratory's values, and waits until its pods are ready. Helm's words go to
-// out.
-func (l *Lab) Install(ctx context.Context, out io.Writer) error {
+// laboratory's values, and waits until its pods are ready. More files of values,
+// named as they are in ci/lab, win over the laboratory's. Helm's words go to out.
+func (l *Lab) Install(ctx context.Context, out io.Writer, values ...string) error {
 	tree, err := build.Repository()
 	if err != nil {
 		return err
 	}
-	err = l.Helm(ctx, out, "upgrade", "--install", Release, filepath.Join(tree, "charts", "linstor-rwx"),
-		"--namespace", Release, "--create-namespace",
-		"--values", filepath.Join(tree, "ci", "lab", "values.yaml"), "--wait", "--timeout", installTime)
-	if err != nil {
+	arguments := []string{"upgrade", "--install", Release, filepath.Join(tree, "charts", "linstor-rwx"),
+		"--namespace", Release, "--create-namespace", "--wait", "--timeout", installTime}
+	for _, file := range append([]string{"values.yaml"}, values...) {
+		arguments = append(arguments, "--values", filepath.Join(tree, "ci", "lab", file))
+	}
+	if err := l.Helm(ctx, out, arguments...); err != nil {
 		return fmt.Errorf("install the chart: %w", err)
 	}
 	return nil

@@ -10,11 +10,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// DataPath is where a pod sees its claim; DevicePath where a block claim.
+// DataPath is where a pod sees its claim; DevicePath where a block claim;
+// ScratchPath a folder of its node.
 const (
-	DataPath   = "/data"
-	DevicePath = "/dev/data"
+	DataPath    = "/data"
+	DevicePath  = "/dev/data"
+	ScratchPath = "/scratch"
 )
+
+// ScratchVolume is the name of the emptyDir behind ScratchPath: whoever can read
+// the node's files finds it below the folder that kubelet has for the pod.
+const ScratchVolume = "scratch"
 
 // Pod describes a consumer pod that runs the workload program.
 type Pod struct {
@@ -27,6 +33,8 @@ type Pod struct {
 	Args []string
 	// UID runs the pod as a user other than root.
 	UID int64
+	// Scratch adds a folder that has nothing to do with the claim.
+	Scratch bool
 }
 
 // CreatePod makes a pod. A pinned pod still goes through the scheduler, which
@@ -53,6 +61,10 @@ func (c *Cluster) CreatePod(ctx context.Context, pod Pod) error {
 		spec.Containers[0].VolumeDevices = []corev1.VolumeDevice{{Name: "data", DevicePath: DevicePath}}
 	} else {
 		spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: DataPath}}
+	}
+	if pod.Scratch {
+		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: ScratchVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+		spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: ScratchVolume, MountPath: ScratchPath})
 	}
 	if pod.Node != "" {
 		spec.NodeSelector = map[string]string{corev1.LabelHostname: pod.Node}

@@ -41,6 +41,9 @@ func use(ctx context.Context, o options, say reporter) error {
 	if o.name == "" {
 		return errors.New("read the command line: use needs --name")
 	}
+	if err := os.MkdirAll(o.arguments[0], 0o777); err != nil {
+		return fmt.Errorf("make the folder to use: %w", err)
+	}
 	holding, release := signal.NotifyContext(ctx, syscall.SIGUSR1)
 	defer release()
 	var running sync.WaitGroup

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/linbit/linstor-rwx/ci/lab"
+	"github.com/linbit/linstor-rwx/ci/lab/failover"
+	"github.com/linbit/linstor-rwx/ci/lab/scenario"
+	"github.com/linbit/linstor-rwx/pkg/names"
+)
+
+// variant is a way to configure the product.
+type variant struct {
+	name string
+	// values are files of ci/lab that are installed on top of its values.yaml.
+	values []string
+	// parameters of the class.
+	parameters map[string]string
+}
+
+var (
+	product = variant{name: "product"}
+	// baseline: the LINSTOR CSI driver's template has ganesha's default lease, 60
+	// s, and 60 s of grace. Grace must be twice the lease here. 30 s are the same
+	// for what is measured: ganesha looks at its grace every min(10, lease/2) s.
+	baseline = variant{
+		name:       "baseline",
+		values:     []string{"baseline-values.yaml"},
+		parameters: map[string]string{names.Prefix + "lease": "30s", names.Prefix + "grace": "60s"},
+	}
+)
+
+// measure plays all scenarios with each variant. Results are written after each
+// scenario, so that whoever interrupts it keeps them. It fails at the end if a
+// run failed, or if the product broke a promise; the baseline may.
+func measure(ctx context.Context, laboratory *lab.Lab, s settings) error {
+	variants := []variant{product}
+	if s.baseline {
+		variants = append(variants, baseline)
+	}
+	report := &report{directory: s.directory}
+	if err := report.begin(); err != nil {
+		return err
+	}
+	var failures []error
+	for _, v := range variants {
+		fmt.Printf("\n%s: install the chart\n", v.name)
+		if err := laboratory.Install(ctx, io.Discard, v.values...); err != nil {
+			return err
+		}
+		failures = append(failures, v.measure(ctx, laboratory, s, report))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	failover.PrintTable(os.Stdout, report.summaries)
+	return errors.Join(failures...)
+}
+
+// measure plays all scenarios on one volume of the variant's own.
+func (v variant) measure(ctx context.Context, laboratory *lab.Lab, s settings, report *report) (err error) {
+	namespace := fmt.Sprintf("bench-%s-%d", v.name, os.Getpid())
+	cluster, err := scenario.Connect(ctx, namespace)
+	if err != nil {
+		return err
+	}
+	class := scenario.Class{Name: namespace, Parameters: map[string]string{names.Driver + "/placementCount": failover.Replicas}}
+	for key, value := range v.parameters {
+		class.Parameters[key] = value
+	}
+	if err := cluster.CreateClass(ctx, class); err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Minute)
+		defer cancel()
+		err = errors.Join(err, cluster.Clear(ctx), cluster.DeleteClass(ctx, class.Name))
+	}()
+	say := func(format string, arguments ...any) { fmt.Printf("  %s\n", fmt.Sprintf(format, arguments...)) }
+	bench, err := failover.New(ctx, laboratory, cluster, class.Name, say)
+	if err != nil {
+		return err
+	}
+	var failures []error
+	for _, scenario := range s.scenarios {
+		fmt.Printf("\n%s: %s: %s\n", v.name, scenario.Name, scenario.Description)
+		var results []failover.Result
+		for run := range s.runs {
+			result, err := bench.Run(ctx, scenario)
+			if ctx.Err() != nil {
+				return errors.Join(append(failures, err)...)
+			}
+			if err != nil {
+				say("run %d failed: %v", run+1, err)
+				failures = append(failures, err)
+				continue
+			}
+			results = append(results, result)
+			say("run %d: %s", run+1, describe(result))
+			if err := report.add(v.name, result); err != nil {
+				return err
+			}
+			if broken := result.Broken(); len(broken) > 0 && v.name == product.name {
+				failures = append(failures, fmt.Errorf("scenario %s: %q", scenario.Name, broken))
+			}
+		}
+		if err := report.sum(failover.Summarize(scenario.Name, v.name, results)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(failures...)
+}
+
+func describe(r failover.Result) string {
+	text := fmt.Sprintf("%s -> %s, writer %.1f s, opener %.1f s", r.From, r.To, r.WriterStall, r.OpenerStall)
+	for _, name := range failover.PartNames {
+		if seconds, known := r.Parts[name]; known {
+			text += fmt.Sprintf(", %s %.2f", name, seconds)
+		}
+	}
+	text += fmt.Sprintf(", mending %.1f s, starts %d, took %.0f s", r.MendStall, r.Moves, r.Took)
+	if broken := r.Broken(); len(broken) > 0 {
+		text += fmt.Sprintf(", BROKEN: %q", broken)
+	}
+	return text
+}
+
+// report keeps the results in files: failover.json has what the runs of each
+// scenario amount to, failover-runs.jsonl one line for each run.
+type report struct {
+	directory string
+	summaries []failover.Summary
+}
+
+func (r *report) begin() error {
+	if err := os.MkdirAll(r.directory, 0o755); err != nil {
+		return fmt.Errorf("make the folder for the results: %w", err)
+	}
+	if err := os.RemoveAll(r.runsFile()); err != nil {
+		return fmt.Errorf("remove the last results: %w", err)
+	}
+	return nil
+}
+
+func (r *report) runsFile() string { return filepath.Join(r.directory, "failover-runs.jsonl") }
+
+// add appends one run.
+func (r *report) add(variant string, result failover.Result) error {
+	line, err := json.Marshal(struct {
+		Variant string `json:"variant"`
+		failover.Result
+	}{variant, result})
+	if err != nil {
+		return fmt.Errorf("render a result: %w", err)
+	}
+	file, err := os.OpenFile(r.runsFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("open the results: %w", err)
+	}
+	_, err = file.Write(append(line, '\n'))
+	if err := errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("write a result: %w", err)
+	}
+	return nil
+}
+
+// sum adds a scenario to failover.json.
+func (r *report) sum(summary failover.Summary) error {
+	r.summaries = append(r.summaries, summary)
+	return failover.WriteSummaries(filepath.Join(r.directory, "failover.json"), r.summaries)
+}

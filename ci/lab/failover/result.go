@@ -1,0 +1,219 @@
+package failover
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// Result is what one run of a scenario showed. Times are in seconds.
+type Result struct {
+	Scenario string `json:"scenario"`
+	// WriterStall is the longest time that a write to an open file took, on any
+	// client that was to survive; OpenerStall the same of creating a file.
+	WriterStall float64 `json:"writerStallSeconds"`
+	OpenerStall float64 `json:"openerStallSeconds"`
+	// MendStall is the same as WriterStall for the time in which the fault was
+	// mended: a node booted, a network came back.
+	MendStall float64 `json:"mendStallSeconds"`
+	// Parts are the durations of what made the stall, as far as they are known:
+	// see PartNames.
+	Parts map[string]float64 `json:"parts"`
+	// LocksLost counts the locks that a living client had and did not get back;
+	// LocksStolen those that another client got meanwhile.
+	LocksLost   int `json:"locksLost"`
+	LocksStolen int `json:"locksStolen"`
+	// AcknowledgedWritesLost counts lines that were on stable storage and are not
+	// in the file any more.
+	AcknowledgedWritesLost int `json:"acknowledgedWritesLost"`
+	// StaleHandles counts ESTALE.
+	StaleHandles int `json:"staleHandles"`
+	// DoublePrimaries counts what DRBD would have called a split brain.
+	DoublePrimaries int `json:"doublePrimaries"`
+	// From and To are the serving nodes before and after; Moves counts the servers
+	// that were started meanwhile, on any node.
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Moves int    `json:"moves"`
+	// Problems are other things that must not happen, in words.
+	Problems []string `json:"problems,omitempty"`
+	// Took is how long the run took with all that it waited for.
+	Took float64 `json:"tookSeconds"`
+}
+
+// Broken lists the promises that were not kept, in words.
+func (r Result) Broken() []string {
+	var broken []string
+	for _, count := range []struct {
+		what  string
+		found int
+	}{
+		{"locks lost", r.LocksLost}, {"locks stolen", r.LocksStolen}, {"acknowledged writes lost", r.AcknowledgedWritesLost},
+		{"stale handles", r.StaleHandles}, {"double Primaries", r.DoublePrimaries},
+	} {
+		if count.found > 0 {
+			broken = append(broken, fmt.Sprintf("%d %s", count.found, count.what))
+		}
+	}
+	return append(broken, r.Problems...)
+}
+
+// Percentiles describe the values of several runs.
+type Percentiles struct {
+	P50 float64 `json:"p50"`
+	P95 float64 `json:"p95"`
+	Max float64 `json:"max"`
+}
+
+// Parts is how long each part of a stall took, the median of the runs in which
+// it was known; null in none.
+type Parts struct {
+	Detect    *float64 `json:"detect"`
+	Promote   *float64 `json:"promote"`
+	Mount     *float64 `json:"mount"`
+	Start     *float64 `json:"start"`
+	Probe     *float64 `json:"probe"`
+	Endpoint  *float64 `json:"endpoint"`
+	Reconnect *float64 `json:"reconnect"`
+	Grace     *float64 `json:"grace"`
+}
+
+// The parts of a stall, in their order: from the fault until a node knows;
+// DRBD's promotion; checks and mounts; start of ganesha; until it answers; until
+// the Service leads to it; until the first client writes again; until new opens
+// are granted.
+const (
+	Detect    = "detect"
+	Promote   = "promote"
+	Mount     = "mount"
+	Start     = "start"
+	Probe     = "probe"
+	Endpoint  = "endpoint"
+	Reconnect = "reconnect"
+	Grace     = "grace"
+)
+
+// PartNames lists the parts in their order.
+var PartNames = []string{Detect, Promote, Mount, Start, Probe, Endpoint, Reconnect, Grace}
+
+// field returns where the part of that name is kept.
+func (p *Parts) field(name string) **float64 {
+	return map[string]**float64{
+		Detect: &p.Detect, Promote: &p.Promote, Mount: &p.Mount, Start: &p.Start,
+		Probe: &p.Probe, Endpoint: &p.Endpoint, Reconnect: &p.Reconnect, Grace: &p.Grace,
+	}[name]
+}
+
+// Summary is what all runs of a scenario showed: counts are sums.
+type Summary struct {
+	Scenario               string      `json:"scenario"`
+	Variant                string      `json:"variant"`
+	Runs                   int         `json:"runs"`
+	WriterStallSeconds     Percentiles `json:"writerStallSeconds"`
+	OpenerStallSeconds     Percentiles `json:"openerStallSeconds"`
+	Parts                  Parts       `json:"parts"`
+	LocksLost              int         `json:"locksLost"`
+	LocksStolen            int         `json:"locksStolen"`
+	AcknowledgedWritesLost int         `json:"acknowledgedWritesLost"`
+	StaleHandles           int         `json:"staleHandles"`
+	DoublePrimaries        int         `json:"doublePrimaries"`
+}
+
+// Summarize sums the results of a scenario's runs up.
+func Summarize(scenario, variant string, results []Result) Summary {
+	s := Summary{Scenario: scenario, Variant: variant, Runs: len(results)}
+	var writers, openers []float64
+	parts := map[string][]float64{}
+	for _, r := range results {
+		writers, openers = append(writers, r.WriterStall), append(openers, r.OpenerStall)
+		for name, seconds := range r.Parts {
+			parts[name] = append(parts[name], seconds)
+		}
+		s.LocksLost += r.LocksLost
+		s.LocksStolen += r.LocksStolen
+		s.AcknowledgedWritesLost += r.AcknowledgedWritesLost
+		s.StaleHandles += r.StaleHandles
+		s.DoublePrimaries += r.DoublePrimaries
+	}
+	s.WriterStallSeconds, s.OpenerStallSeconds = percentiles(writers), percentiles(openers)
+	for _, name := range PartNames {
+		if values := parts[name]; len(values) > 0 {
+			median := round(percentile(values, 50))
+			*s.Parts.field(name) = &median
+		}
+	}
+	return s
+}
+
+func percentiles(values []float64) Percentiles {
+	return Percentiles{P50: round(percentile(values, 50)), P95: round(percentile(values, 95)), Max: round(percentile(values, 100))}
+}
+
+// percentile returns the smallest value that at least so many percent of the
+// values do not exceed (nearest rank): one that was measured, never one between.
+// Of no values it is 0.
+func percentile(values []float64, percent float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	rank := int(math.Ceil(percent / 100 * float64(len(sorted))))
+	return sorted[max(rank, 1)-1]
+}
+
+// round keeps milliseconds: there is no more in what was measured.
+func round(seconds float64) float64 { return math.Round(seconds*1000) / 1000 }
+
+// WriteSummaries replaces a file of summaries at once: whoever reads it finds
+// the old content or the new one.
+func WriteSummaries(path string, summaries []Summary) error {
+	content, err := json.MarshalIndent(summaries, "", "  ")
+	if err != nil {
+		return fmt.Errorf("render the summaries: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make the folder of the summaries: %w", err)
+	}
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, append(content, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write the summaries: %w", err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("replace the summaries: %w", err)
+	}
+	return nil
+}
+
+// PrintTable writes the summaries for people.
+func PrintTable(out io.Writer, summaries []Summary) {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "scenario\tvariant\truns\twriter p50\tp95\tmax\topener p50\tp95\tmax\tlocks lost\tstolen\twrites lost\tstale\tPrimaries\t")
+	for _, s := range summaries {
+		fmt.Fprintf(table, "%s\t%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t%d\t\n", s.Scenario, s.Variant, s.Runs,
+			s.WriterStallSeconds.P50, s.WriterStallSeconds.P95, s.WriterStallSeconds.Max,
+			s.OpenerStallSeconds.P50, s.OpenerStallSeconds.P95, s.OpenerStallSeconds.Max,
+			s.LocksLost, s.LocksStolen, s.AcknowledgedWritesLost, s.StaleHandles, s.DoublePrimaries)
+	}
+	_ = table.Flush()
+	fmt.Fprintln(out, "\nParts of the stall, medians in seconds:")
+	fmt.Fprintln(table, "scenario\tvariant\t"+strings.Join(PartNames, "\t")+"\t")
+	for _, s := range summaries {
+		fmt.Fprintf(table, "%s\t%s\t", s.Scenario, s.Variant)
+		for _, name := range PartNames {
+			if value := *s.Parts.field(name); value != nil {
+				fmt.Fprintf(table, "%.2f", *value)
+			} else {
+				fmt.Fprint(table, "-")
+			}
+			fmt.Fprint(table, "\t")
+		}
+		fmt.Fprintln(table)
+	}
+	_ = table.Flush()
+}
