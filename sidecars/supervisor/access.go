@@ -54,7 +54,17 @@ func (a *access) admit(ctx context.Context, export *v1alpha1.NFSExport, port int
 		}
 		admitted.clients = append(admitted.clients, prefix.Masked())
 	}
+	if a.admits(export.Name, admitted) {
+		return nil
+	}
 	return a.change(ctx, func() { a.exports[export.Name] = admitted })
+}
+
+func (a *access) admits(name string, wanted admission) bool {
+	a.lock.Lock()
+	defer a.lock.Unlock()
+	admitted, ok := a.exports[name]
+	return ok && admitted.port == wanted.port && admitted.frozen == wanted.frozen && slices.Equal(admitted.clients, wanted.clients)
 }
 
 // freeze lets nothing leave from the export's port any more: its clients wait,

@@ -51,6 +51,10 @@ func (a *Agent) adopt(ctx context.Context, f Facts) {
 func (a *Agent) keep(ctx context.Context, f Facts, decision Decision) (time.Duration, error) {
 	server := a.describeHealth(f)
 	f.Server = &server
+	// The list of allowed clients may have changed.
+	if err := a.access.admit(ctx, f.Export, server.Port); err != nil {
+		return 0, err
+	}
 	var endpointErr error
 	if f.Observed.Failures == 0 { // otherwise the endpoint stays as it is
 		endpointErr = a.ensureEndpoint(ctx, f.Export, server)
