@@ -25,8 +25,8 @@ type Settings struct {
 	PortMin      int           `envconfig:"RWX_PORT_MIN" default:"20490" desc:"lowest port of a ganesha"`
 	PortMax      int           `envconfig:"RWX_PORT_MAX" default:"24585" desc:"highest port of a ganesha"`
 
-	ProbeInterval time.Duration `envconfig:"RWX_PROBE_INTERVAL" default:"3s" desc:"how often a served export is probed"`
-	ProbeTimeout  time.Duration `envconfig:"RWX_PROBE_TIMEOUT" default:"5s" desc:"how long one probe may take"`
+	ProbeInterval time.Duration `envconfig:"RWX_PROBE_INTERVAL" default:"2s" desc:"how often a served export is probed"`
+	ProbeTimeout  time.Duration `envconfig:"RWX_PROBE_TIMEOUT" default:"2s" desc:"how long one probe may take"`
 	ProbeFailures int           `envconfig:"RWX_PROBE_FAILURES" default:"3" desc:"failed probes in a row after which ganesha is killed and started again"`
 	StartTimeout  time.Duration `envconfig:"RWX_START_TIMEOUT" default:"60s" desc:"how long a new ganesha may take until the first probe passes"`
 	StopTimeout   time.Duration `envconfig:"RWX_STOP_TIMEOUT" default:"10s" desc:"how long a ganesha may take to end before it is killed"`
