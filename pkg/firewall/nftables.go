@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -20,8 +21,7 @@ const (
 	nftTryTable = "linstor-rwx-try"
 )
 
-// nfTables writes the rules to the kernel's nf_tables over netlink, all of them
-// in one transaction. Each IP version has a table of its own, for which a kernel
+// nfTables writes the rules to the kernel's nf_tables over netlink. Each IP version has a table of its own, for which a kernel
 // needs less than for one that both share.
 type nfTables struct {
 	// applied is what this process wrote last; nil: not known. The number of the
@@ -36,14 +36,15 @@ func (n *nfTables) name() string { return "nf_tables" }
 func (n *nfTables) try(ctx context.Context, version ipVersion) error {
 	// Asked first: a kernel without nf_tables would not answer to each message of a
 	// transaction.
-	if _, err := readGeneration(ctx); err != nil {
+	generation, err := readGeneration(ctx)
+	if err != nil {
 		return err
 	}
 	connection, err := connect(ctx)
 	if err != nil {
 		return err
 	}
-	if err := writeTables(connection, nftTryTable, []plan{samplePlan(version)}); err != nil {
+	if _, err := replaceRules(connection, nftTryTable, []plan{samplePlan(version)}, generation); err != nil {
 		return err
 	}
 	connection.DelTable(newTable(version, nftTryTable))
@@ -63,12 +64,13 @@ func (n *nfTables) apply(ctx context.Context, plans []plan) error {
 	if err != nil {
 		return err
 	}
-	if err := writeTables(connection, nftTable, plans); err != nil {
+	transactions, err := replaceRules(connection, nftTable, plans, before+1)
+	if err != nil {
 		return err
 	}
 	// Somebody else's transaction in between may have changed ours: then the next
 	// call writes the rules again.
-	if after, err := readGeneration(ctx); err == nil && after == before+1 {
+	if after, err := readGeneration(ctx); err == nil && after == before+transactions {
 		n.applied, n.generation = plans, after
 	}
 	return nil
@@ -173,24 +175,88 @@ func askGeneration(ctx context.Context) (uint32, error) {
 // nfgenmsgLength is the length of the header of nf_tables' messages.
 const nfgenmsgLength = 4
 
-// writeTables puts the plans in place of all that tables of this name had, in one
-// transaction.
-func writeTables(connection *nftables.Conn, name string, plans []plan) error {
+// replaceRules puts the plans in place of all that tables of this name hold. It
+// returns how many transactions that took.
+//
+// A transaction is not quite atomic for packets: one that is under way while it
+// takes effect may go on in the old rules, but finds the sets as they are after
+// it, for instance gone. Here that would reset a connection. So first everything
+// is made anew, under names that end in the number of the edition, then only the
+// rules of the hooks change, and when no packet is there any more the old things
+// are removed.
+func replaceRules(connection *nftables.Conn, name string, plans []plan, edition uint32) (uint32, error) {
+	old, err := listContents(connection, name)
+	if err != nil {
+		return 0, err
+	}
 	for _, p := range plans {
-		table := newTable(p.version, name)
-		// Adding a table that exists changes nothing; without it there might be none
-		// to delete.
-		connection.AddTable(table)
-		connection.DelTable(table)
-		connection.AddTable(table)
-		if err := addRules(connection, table, p); err != nil {
-			return fmt.Errorf("build the rules for %s: %w", p.version, err)
+		if err := addEdition(connection, newTable(p.version, name), p, edition); err != nil {
+			return 0, fmt.Errorf("build the rules for %s: %w", p.version, err)
 		}
 	}
 	if err := connection.Flush(); err != nil {
-		return fmt.Errorf("write the rules: %w", err)
+		return 0, fmt.Errorf("add new rules: %w", err)
 	}
-	return nil
+	for _, p := range plans {
+		setHooks(connection, newTable(p.version, name), p, edition)
+	}
+	if err := connection.Flush(); err != nil {
+		return 0, fmt.Errorf("change to the new rules: %w", err)
+	}
+	if len(old.chains) == 0 {
+		return 2, nil
+	}
+	old.remove(connection)
+	if err := connection.Flush(); err != nil {
+		return 0, fmt.Errorf("remove the old rules: %w", err)
+	}
+	return 3, nil
+}
+
+// contents is what tables hold beside hooks.
+type contents struct {
+	chains []*nftables.Chain
+	sets   []*nftables.Set
+}
+
+// listContents returns what the tables of this name hold now.
+func listContents(connection *nftables.Conn, name string) (contents, error) {
+	var c contents
+	for _, version := range ipVersions {
+		table := newTable(version, name)
+		chains, err := connection.ListChainsOfTableFamily(table.Family)
+		if err != nil {
+			return c, fmt.Errorf("list chains: %w", err)
+		}
+		chains = slices.DeleteFunc(chains, func(chain *nftables.Chain) bool { return chain.Table.Name != name })
+		if len(chains) == 0 {
+			continue
+		}
+		sets, err := connection.GetSets(table)
+		if err != nil {
+			return c, fmt.Errorf("list sets: %w", err)
+		}
+		c.sets = append(c.sets, sets...)
+		for _, chain := range chains {
+			if chain.Hooknum == nil {
+				c.chains = append(c.chains, chain)
+			}
+		}
+	}
+	return c, nil
+}
+
+// remove removes what refers to something before what it refers to.
+func (c contents) remove(connection *nftables.Conn) {
+	for _, chain := range c.chains {
+		connection.FlushChain(chain)
+	}
+	for _, set := range c.sets {
+		connection.DelSet(set)
+	}
+	for _, chain := range c.chains {
+		connection.DelChain(chain)
+	}
 }
 
 func newTable(version ipVersion, name string) *nftables.Table {
@@ -201,30 +267,33 @@ func newTable(version ipVersion, name string) *nftables.Table {
 	return &nftables.Table{Name: name, Family: family}
 }
 
-// addRules fills a table that is empty. In nft's own words it becomes:
+// In nft's own words, a table becomes:
 //
-//	map exports { type inet_service : verdict; elements = { 20490 : goto clients-0, ... } }
-//	set clients-0 { type ipv4_addr; flags interval; elements = { 192.0.2.1-192.0.2.9, ... } }
-//	set silent { type inet_service; elements = { 20490, ... } }
-//	set frozen { type inet_service; elements = { ... } }
+//	map exports-1 { type inet_service : verdict; elements = { 20490 : goto clients-1-0, ... } }
+//	set clients-1-0 { type ipv4_addr; flags interval; elements = { 192.0.2.1-192.0.2.9, ... } }
+//	set silent-1 { type inet_service; elements = { 20490, ... } }
+//	set frozen-1 { type inet_service; elements = { ... } }
+//	chain exports-1 {
+//	    tcp dport vmap @exports-1
+//	    reject with tcp reset
+//	}
+//	chain clients-1-0 {
+//	    ip saddr @clients-1-0 accept
+//	    reject with tcp reset
+//	}
+//	chain answers-1 {
+//	    tcp sport @frozen-1 drop
+//	    tcp flags & (rst | ack) == rst | ack tcp sequence 0 ct state & related == 0 tcp sport @silent-1 drop
+//	}
 //	chain input {
 //	    type filter hook input priority filter
 //	    iifname "lo" accept
-//	    tcp dport 20490-24585 goto exports
-//	}
-//	chain exports {
-//	    tcp dport vmap @exports
-//	    reject with tcp reset
-//	}
-//	chain clients-0 {
-//	    ip saddr @clients-0 accept
-//	    reject with tcp reset
+//	    tcp dport 20490-24585 goto exports-1
 //	}
 //	chain output {
 //	    type filter hook output priority filter
 //	    ip daddr 127.0.0.0/8 accept
-//	    tcp sport @frozen drop
-//	    tcp flags & (rst | ack) == rst | ack tcp sequence 0 ct state & related == 0 tcp sport @silent drop
+//	    tcp sport 20490-24585 goto answers-1
 //	}
 //	chain source-input {
 //	    type nat hook input priority srcnat
@@ -240,47 +309,62 @@ func newTable(version ipVersion, name string) *nftables.Table {
 //
 // What goes over the loopback interface has passed postrouting when it reaches
 // input, and its source is settled then.
-func addRules(connection *nftables.Conn, table *nftables.Table, p plan) error {
+
+// addEdition adds all but the hooks, to which nothing leads yet.
+func addEdition(connection *nftables.Conn, table *nftables.Table, p plan, edition uint32) error {
+	connection.AddTable(table)
 	b := &tableBuilder{connection: connection, table: table, version: p.version}
+	named := func(name string) string { return fmt.Sprintf("%s-%d", name, edition) }
 
-	verdicts := b.addMap("exports", nftables.TypeInetService)
-	silent := b.addSet("silent", nftables.TypeInetService, false, portElements(p.silent))
-	frozen := b.addSet("frozen", nftables.TypeInetService, false, portElements(p.frozen))
-
-	exports := b.addChain("exports")
-	b.addRule(exports, b.isTCP(), destinationPort(), lookUpVerdict(verdicts))
+	targets := b.addMap(named("exports"), nftables.TypeInetService)
+	exports := b.addChain(named("exports"))
+	b.addRule(exports, b.isTCP(), destinationPort(), lookUpVerdict(targets))
 	b.addRule(exports, reject())
-
-	var targets []nftables.SetElement
 	for i, g := range p.groups {
-		name := fmt.Sprintf("clients-%d", i)
+		name := fmt.Sprintf("%s-%d", named("clients"), i)
 		clients := b.addSet(name, b.addressType(), true, clientElements(g.clients))
 		chain := b.addChain(name)
 		b.addRule(chain, b.sourceAddress(), lookUp(clients), accept())
 		b.addRule(chain, reject())
-		for _, port := range g.ports {
-			targets = append(targets, nftables.SetElement{Key: portKey(port), VerdictData: goTo(name)})
-		}
+		b.addElements(targets, targetElements(g.ports, name))
 	}
-	b.addElements(verdicts, targets)
 
-	// The hooks come last, for they refer to the rest.
-	input := b.addHook("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
-	b.addRule(input, inputInterface("lo"), accept())
-	b.addRule(input, b.isTCP(), destinationPort(), between(p.portMin, p.portMax), verdict(goTo("exports")))
-
-	output := b.addHook("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
-	b.addRule(output, b.destinationIn(p.version.loopback()), accept())
-	b.addRule(output, b.isTCP(), sourcePort(), lookUp(frozen), drop())
-	b.addRule(output, b.isTCP(), answersSYN(), notRelated(), sourcePort(), lookUp(silent), drop())
-
-	translate := []expressions{b.isTCP(), destinationPort(), between(p.portMin, p.portMax),
-		b.sourceNotIn(p.version.loopback()), b.sourceNAT()}
-	sourceInput := b.addHook("source-input", nftables.ChainTypeNAT, nftables.ChainHookInput, nftables.ChainPriorityNATSource)
-	b.addRule(sourceInput, translate...)
-	sourceLoopback := b.addHook("source-loopback", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	b.addRule(sourceLoopback, slices.Concat([]expressions{outputInterface("lo")}, translate)...)
+	silent := b.addSet(named("silent"), nftables.TypeInetService, false, portElements(p.silent))
+	frozen := b.addSet(named("frozen"), nftables.TypeInetService, false, portElements(p.frozen))
+	answers := b.addChain(named("answers"))
+	b.addRule(answers, b.isTCP(), sourcePort(), lookUp(frozen), drop())
+	b.addRule(answers, b.isTCP(), answersSYN(), notRelated(), sourcePort(), lookUp(silent), drop())
 	return b.err
+}
+
+// setHooks has the hooks lead to the edition.
+func setHooks(connection *nftables.Conn, table *nftables.Table, p plan, edition uint32) {
+	b := &tableBuilder{connection: connection, table: table, version: p.version}
+	named := func(name string) string { return fmt.Sprintf("%s-%d", name, edition) }
+
+	input := b.emptyHook("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
+	b.addRule(input, inputInterface("lo"), accept())
+	b.addRule(input, b.isTCP(), destinationPort(), between(p.portMin, p.portMax), goTo(named("exports")))
+
+	output := b.emptyHook("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
+	b.addRule(output, b.destinationIn(p.version.loopback()), accept())
+	b.addRule(output, b.isTCP(), sourcePort(), between(p.portMin, p.portMax), goTo(named("answers")))
+
+	translate := slices.Concat(b.isTCP(), destinationPort(), between(p.portMin, p.portMax),
+		b.sourceNotIn(p.version.loopback()), b.sourceNAT())
+	sourceInput := b.emptyHook("source-input", nftables.ChainTypeNAT, nftables.ChainHookInput, nftables.ChainPriorityNATSource)
+	b.addRule(sourceInput, translate)
+	sourceLoopback := b.emptyHook("source-loopback", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	b.addRule(sourceLoopback, outputInterface("lo"), translate)
+}
+
+// targetElements map each port to a chain.
+func targetElements(ports []uint16, chain string) []nftables.SetElement {
+	var elements []nftables.SetElement
+	for _, port := range ports {
+		elements = append(elements, nftables.SetElement{Key: portKey(port), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}})
+	}
+	return elements
 }
 
 func portElements(ports []uint16) []nftables.SetElement {

@@ -24,8 +24,11 @@ type tableBuilder struct {
 // what it should be.
 type expressions []expr.Any
 
-func (b *tableBuilder) addHook(name string, chainType nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
-	return b.connection.AddChain(&nftables.Chain{Name: name, Table: b.table, Type: chainType, Hooknum: hook, Priority: priority})
+// emptyHook returns the chain, which it makes or empties.
+func (b *tableBuilder) emptyHook(name string, chainType nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
+	chain := b.connection.AddChain(&nftables.Chain{Name: name, Table: b.table, Type: chainType, Hooknum: hook, Priority: priority})
+	b.connection.FlushChain(chain)
+	return chain
 }
 
 func (b *tableBuilder) addChain(name string) *nftables.Chain {
@@ -203,7 +206,10 @@ func reject() expressions {
 	return expressions{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
 }
 
-func goTo(chain string) *expr.Verdict { return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
+// goTo goes on in another chain, and does not come back.
+func goTo(chain string) expressions {
+	return verdict(&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain})
+}
 
 func verdict(v *expr.Verdict) expressions { return expressions{v} }
 
