@@ -67,11 +67,11 @@ func (p *Provisioner) sourceVolume(ctx context.Context, claim *corev1.Persistent
 	if source := sourceClaim(claim); source != "" {
 		cloned, err := p.Claims.PersistentVolumeClaims(claim.Namespace).Get(source)
 		if err != nil || cloned.Spec.VolumeName == "" {
-			return nil, nil //nolint:nilerr // see guardCopy
+			return nil, nil // see guardCopy
 		}
 		volume, err := p.Volumes.Get(cloned.Spec.VolumeName)
 		if err != nil {
-			return nil, nil //nolint:nilerr // see guardCopy
+			return nil, nil // see guardCopy
 		}
 		return volume, nil
 	}

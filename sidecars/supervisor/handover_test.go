@@ -414,7 +414,9 @@ func TestAllowedClientsAreEnforcedAtOnce(t *testing.T) {
 	if rule := n1.rule(); rule == nil || len(rule.Clients) != 1 || rule.Clients[0].String() != "192.0.2.0/24" || !rule.Silent || rule.Frozen {
 		t.Fatalf("the nodes are not let in: %+v", rule)
 	}
-	w.change(func(export *v1alpha1.NFSExport) { export.Spec.AllowedClients = []string{"198.51.100.7/24", "2001:db8::/32"} })
+	w.change(func(export *v1alpha1.NFSExport) {
+		export.Spec.AllowedClients = []string{"198.51.100.7/24", "2001:db8::/32"}
+	})
 	n1.settle()
 	rule := n1.rule()
 	if rule == nil || fmt.Sprint(rule.Clients) != "[198.51.100.0/24 2001:db8::/32]" {

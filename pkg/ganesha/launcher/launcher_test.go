@@ -401,7 +401,7 @@ func newDrainingLauncher(t *testing.T, timeout string) *running {
 func waitUntilEnded(t *testing.T, l *running, limit time.Duration) {
 	t.Helper()
 	select {
-	case <-l.ended:
+	case _ = <-l.ended:
 	case <-time.After(limit):
 		t.Errorf("the launcher still runs after %v", limit)
 	}

@@ -60,7 +60,7 @@ func tell(ctx context.Context) error {
 // run brings everything up, plays the story, and takes everything down.
 func run(ctx context.Context, keep bool) (err error) {
 	out := &timeline{started: time.Now()}
-	out.step("bring the laboratory up (the first time compiles Kubernetes and its tools: up to an hour)")
+	out.step("bring the laboratory up (the first time compiles Kubernetes and its tools: up to half an hour)")
 	laboratory, err := lab.Up(ctx, lab.Options{Progress: os.Stdout})
 	if err != nil {
 		return err
