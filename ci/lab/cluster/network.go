@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -177,23 +178,48 @@ func ensureTap(name, bridge string) error {
 	return nil
 }
 
-// setKubernetesLink connects a node to the Kubernetes network or cuts it off.
-// The guest's interface keeps its carrier: the node does not know.
+// Bridge port states (linux/if_bridge.h).
+const (
+	portDisabled   = 0
+	portForwarding = 3
+)
+
+// setKubernetesLink connects a node to the Kubernetes network or cuts it off, by
+// its port of the bridge. The guest's interface keeps its carrier: the node does
+// not know. The host's end of it must stay up: a guest that cannot write to it
+// gives its interface up, and no healing would bring that back.
 func setKubernetesLink(namespace string, node Node, connected bool) error {
 	return InNamespace(namespace, func() error {
 		link, err := netlink.LinkByName(node.kubernetesTap())
 		if err != nil {
 			return fmt.Errorf("find interface of %s: %w", node.Name, err)
 		}
-		set := netlink.LinkSetDown
+		state := portDisabled
 		if connected {
-			set = netlink.LinkSetUp
+			state = portForwarding
 		}
-		if err := set(link); err != nil {
+		err = setPortState(link, byte(state))
+		if connected && errors.Is(err, unix.ENETDOWN) {
+			return nil // no guest holds the other end; when one does, the port forwards
+		}
+		if err != nil {
 			return fmt.Errorf("switch the network of %s: %w", node.Name, err)
 		}
 		return nil
 	})
+}
+
+// setPortState sets the state of an interface that is a port of a bridge.
+func setPortState(link netlink.Link, state byte) error {
+	request := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	message := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	message.Index = int32(link.Attrs().Index)
+	request.AddData(message)
+	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	port.AddRtAttr(nl.IFLA_BRPORT_STATE, []byte{state})
+	request.AddData(port)
+	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // routeServices sends the host's connections to Services through a node, whose
