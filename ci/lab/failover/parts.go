@@ -26,6 +26,9 @@ func (i *incident) parts(ctx context.Context, export *v1alpha1.NFSExport) (map[s
 	if moved := export.Status.LastFailover; moved != nil && i.isNew(moved) {
 		maps.Copy(parts, numbers(moved.Parts))
 	}
+	if _, started := parts[Probe]; !started {
+		return parts, nil // the old server is still there: no start, no grace
+	}
 	if _, known := parts[Detect]; !known {
 		if detect, ok := i.detected(ctx, export.Status.Node, parts); ok {
 			parts[Detect] = detect
@@ -38,9 +41,7 @@ func (i *incident) parts(ctx context.Context, export *v1alpha1.NFSExport) (map[s
 	if _, known := parts[Grace]; !known && opens.After(writes) {
 		parts[Grace] = opens.Sub(writes).Seconds()
 	}
-	if _, started := parts[Probe]; started {
-		parts[Reconnect] = remainder(i.result.WriterStall, parts)
-	}
+	parts[Reconnect] = remainder(i.result.WriterStall, parts)
 	return parts, nil
 }
 

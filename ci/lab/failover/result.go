@@ -195,6 +195,10 @@ func PrintTable(out io.Writer, summaries []Summary) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "scenario\tvariant\truns\twriter p50\tp95\tmax\topener p50\tp95\tmax\tlocks lost\tstolen\twrites lost\tstale\tPrimaries\t")
 	for _, s := range summaries {
+		if s.Runs == 0 {
+			fmt.Fprintf(table, "%s\t%s\t0\t%s\n", s.Scenario, s.Variant, strings.Repeat("-\t", 11))
+			continue
+		}
 		fmt.Fprintf(table, "%s\t%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t%d\t\n", s.Scenario, s.Variant, s.Runs,
 			s.WriterStallSeconds.P50, s.WriterStallSeconds.P95, s.WriterStallSeconds.Max,
 			s.OpenerStallSeconds.P50, s.OpenerStallSeconds.P95, s.OpenerStallSeconds.Max,

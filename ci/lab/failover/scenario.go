@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"slices"
 	"strings"
 	"time"
@@ -320,7 +322,9 @@ func rolledOut(ctx context.Context, i *incident) (bool, error) {
 const snapshotName = "suspend"
 
 func linstor() (*linstorapi.Client, error) {
-	api, err := linstorapi.NewClient(linstorapi.Controllers([]string{"http://" + lab.LINSTORAddress}))
+	// Its requests are no news.
+	silent := linstorapi.Log(log.New(io.Discard, "", 0))
+	api, err := linstorapi.NewClient(linstorapi.Controllers([]string{"http://" + lab.LINSTORAddress}), silent)
 	if err != nil {
 		return nil, fmt.Errorf("connect to LINSTOR: %w", err)
 	}

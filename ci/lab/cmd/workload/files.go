@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,7 +28,9 @@ func openLoop(ctx context.Context, o options, say reporter) error {
 		if err := file.Close(); err != nil {
 			return fmt.Errorf("close a new file: %w", err)
 		}
-		if err := os.Remove(path); err != nil {
+		// Gone is good, too: a server that died after it removed the file and
+		// before it answered does not remember, and the client asks its successor.
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove a file: %w", err)
 		}
 		return nil
