@@ -401,7 +401,8 @@ func newDrainingLauncher(t *testing.T, timeout string) *running {
 func waitUntilEnded(t *testing.T, l *running, limit time.Duration) {
 	t.Helper()
 	select {
-	case _ = <-l.ended:
+	case err := <-l.ended:
+		ok(t, err)
 	case <-time.After(limit):
 		t.Errorf("the launcher still runs after %v", limit)
 	}
