@@ -153,22 +153,28 @@ func (t *table) stop(ctx context.Context, name string, kill bool) error {
 	return nil
 }
 
-// waitUntilNoneRuns returns when no process runs, ctx ends or time is up.
+// waitUntilNoneRuns returns a moment after no process runs any more, so that who
+// stopped the last one gets its answer; or when ctx ends or time is up.
 func (t *table) waitUntilNoneRuns(ctx context.Context, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
 		changes := t.changed()
+		var moment <-chan time.Time
 		if !slices.ContainsFunc(t.list(), func(s state) bool { return s.Running }) {
-			return
+			moment = time.After(answerTime)
 		}
 		select {
 		case <-ctx.Done():
+			return
+		case <-moment:
 			return
 		case <-changes:
 		}
 	}
 }
+
+const answerTime = 500 * time.Millisecond
 
 // stopAll ends all processes, within the timeout or by force. Nothing can be
 // started afterwards.
