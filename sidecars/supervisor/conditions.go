@@ -46,6 +46,24 @@ func markGrown(status *v1alpha1.NFSExportStatus, f Facts) {
 	}
 }
 
+// markNotOpened says that the device was looked at and the filesystem was not. The
+// generation tells later whether the export was changed since, perhaps its size.
+func markNotOpened(status *v1alpha1.NFSExportStatus, f Facts) {
+	meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionGrown, Status: metav1.ConditionUnknown, ObservedGeneration: f.Export.Generation,
+		Reason: "NotOpened", Message: "nobody has opened the filesystem yet",
+		LastTransitionTime: metav1.NewTime(f.Now).Rfc3339Copy(),
+	})
+}
+
+// generationOfBaseline is the generation that markNotOpened noted.
+func generationOfBaseline(status v1alpha1.NFSExportStatus) int64 {
+	if grown := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionGrown); grown != nil {
+		return grown.ObservedGeneration
+	}
+	return 0
+}
+
 // describeUnserved sets the conditions of an export that nobody serves.
 func describeUnserved(status *v1alpha1.NFSExportStatus, f Facts, decision Decision) {
 	ready := metav1.ConditionFalse

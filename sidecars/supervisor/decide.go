@@ -84,6 +84,8 @@ const (
 	// before it is demoted. A LINSTOR satellite that makes a filesystem is Primary
 	// for a moment as well.
 	strayAfter = 10 * time.Second
+	// growthInterval is how often a device is looked at that is to grow.
+	growthInterval = 3 * time.Second
 	// launcherPatience is how long a server may be without its launcher, whose
 	// container kubelet starts again, before others get their chance.
 	launcherPatience = 10 * time.Second
@@ -257,6 +259,9 @@ func decideHeld(s Settings, f Facts) Decision {
 		}
 		return Decision{Action: Keep, Reason: ReasonServing, After: f.Server.GrowAfter.Sub(f.Now)}
 	}
+	if f.awaitsGrowth() {
+		return Decision{Action: Keep, Reason: ReasonServing, After: growthInterval}
+	}
 	return Decision{Action: Keep, Reason: ReasonServing}
 }
 
@@ -314,8 +319,8 @@ func decideIdle(f Facts, stale Decision) Decision {
 		return decision
 	}
 	reason, message := mayServe(*f.Resource)
-	if grows(f) && reason == "" && !f.Now.Before(f.Timers.NotBefore) {
-		if wait := turnDelay(f) - f.Now.Sub(f.Timers.Unserved); wait > 0 {
+	if f.outgrown() && reason == "" && !f.Now.Before(f.Timers.NotBefore) {
+		if wait := turnDelay(f) - f.Now.Sub(f.Timers.Outgrown); wait > 0 {
 			return nothing(wait)
 		}
 		return Decision{Action: GrowIdle, Message: "the device has grown while nobody is attached"}
@@ -324,8 +329,12 @@ func decideIdle(f Facts, stale Decision) Decision {
 		reason, message = ReasonIdle, "no node is attached; the next attach starts the server"
 	}
 	decision := describe(f, reason, message)
-	if wait := f.Timers.NotBefore.Sub(f.Now); grows(f) && wait > 0 && decision.After == 0 {
+	switch wait := f.Timers.NotBefore.Sub(f.Now); {
+	case decision.After != 0:
+	case f.outgrown() && wait > 0:
 		decision.After = wait
+	case f.awaitsGrowth():
+		decision.After = growthInterval
 	}
 	return decision
 }
@@ -351,12 +360,6 @@ func decideStale(f Facts, stale Decision) (Decision, bool) {
 		return nothing(wait), true
 	}
 	return stale, true
-}
-
-// grows says whether the device grew since the export was last looked at.
-func grows(f Facts) bool {
-	device, ok := f.Resource.Device(names.DataVolume)
-	return ok && f.Export.Status.DeviceBytes != 0 && device.SizeBytes > f.Export.Status.DeviceBytes
 }
 
 // decideRefusal is for an export that is wanted and must not be served here.

@@ -92,6 +92,10 @@ func lastServer(name string) fact { return func(f *Facts) { f.Export.Status.Node
 func diskIs(volume int, state string) fact {
 	return func(f *Facts) { f.Resource.Devices[volume].DiskState = state }
 }
+func larger(f *Facts) { f.Export.Spec.Size.Set(2 * gib) }
+func outgrown(since time.Duration) fact {
+	return func(f *Facts) { f.Export.Status.DeviceBytes = gib / 2; f.Timers.Outgrown = noon.Add(-since) }
+}
 func waited(d time.Duration) fact {
 	return func(f *Facts) { f.Timers.Wanted, f.Timers.Unserved = noon.Add(-d), noon.Add(-d) }
 }
@@ -149,6 +153,7 @@ func TestDecide(t *testing.T) {
 			f.Resource.Devices[0].SizeBytes = 2 * gib
 			f.Server.GrowAfter = noon.Add(9 * time.Second)
 		}), Keep, ReasonServing, false, 9 * time.Second},
+		{"device is to grow", facts(known, larger), Keep, ReasonServing, false, growthInterval},
 		{"device size not known", facts(known, func(f *Facts) { f.Resource.Devices[0].SizeBytes = 0 }), Keep, ReasonServing, false, 0},
 		{"snapshot", facts(known, func(f *Facts) { f.Resource.Suspended.User = true }), Keep, ReasonServing, false, 0},
 		{"a fencing handler runs", facts(known, func(f *Facts) { f.Resource.Suspended.Fencing = true }), Keep, ReasonServing, false, 0},
@@ -185,8 +190,13 @@ func TestDecide(t *testing.T) {
 		{"idle and described", facts(detached(0), func(f *Facts) {
 			f.Export.Status = unservedStatus(*f, Decision{Reason: ReasonIdle, Message: "no node is attached; the next attach starts the server"})
 		}), Nothing, "", false, 0},
-		{"idle, device grew", facts(detached(0), func(f *Facts) { f.Export.Status.DeviceBytes = gib / 2 }), GrowIdle, "", false, 0},
-		{"idle, device grew, another first", facts(detached(0), lastServer("n2"), func(f *Facts) { f.Export.Status.DeviceBytes = gib / 2 }), Nothing, "", false, turnStagger},
+		{"idle, device grew", facts(detached(0), outgrown(0)), GrowIdle, "", false, 0},
+		{"idle, device grew, another first", facts(detached(0), lastServer("n2"), outgrown(0)), Nothing, "", false, turnStagger},
+		{"idle, device grew, another had its time", facts(detached(0), lastServer("n2"), outgrown(turnStagger)), GrowIdle, "", false, 0},
+		{"idle, device grew, growth failed a moment ago", facts(detached(0), lastServer(""), outgrown(0), func(f *Facts) { f.Timers.NotBefore = noon.Add(9 * time.Second) }),
+			Describe, ReasonIdle, false, 9 * time.Second},
+		{"idle, device grew, no quorum", facts(detached(0), lastServer(""), outgrown(0), noQuorum, waited(time.Minute)), Describe, ReasonNoQuorum, false, 0},
+		{"idle, device is to grow", facts(detached(0), lastServer(""), larger), Describe, ReasonIdle, false, growthInterval},
 		{"idle, Primary for a moment: perhaps mkfs by LINSTOR", facts(detached(0), func(f *Facts) {
 			f.Resource.Role = drbd.RolePrimary
 			f.Timers.Stray = noon

@@ -124,6 +124,9 @@ type Timers struct {
 	LauncherDown time.Time
 	// Suspected: since when the Primary's supervisor is silent.
 	Suspected time.Time
+	// Outgrown: since when nobody serves a filesystem that may be smaller than its
+	// device.
+	Outgrown time.Time
 	// HandOver: since when the status names the node that shall serve next.
 	HandOver time.Time
 	// Frozen: since when the port of the server that ended here is frozen, and
@@ -164,6 +167,33 @@ func (f Facts) suspect() string {
 		return peer
 	}
 	return ""
+}
+
+// outgrown says whether the filesystem may be smaller than its device: the device
+// grew since the filesystem was last known to fill it, or nobody has opened the
+// filesystem yet and the export was changed after its first status.
+func (f Facts) outgrown() bool {
+	if f.Export == nil || f.Resource == nil {
+		return false
+	}
+	device, ok := f.Resource.Device(names.DataVolume)
+	status := f.Export.Status
+	switch {
+	case !ok:
+		return false
+	case status.Size != nil: // it was opened
+		return device.SizeBytes > status.DeviceBytes
+	case status.DeviceBytes == 0: // nobody has looked at the device yet
+		return false
+	}
+	return device.SizeBytes > status.DeviceBytes || f.Export.Generation > generationOfBaseline(status)
+}
+
+// awaitsGrowth says whether the device is still smaller than it shall be. LINSTOR
+// grows it on its own time, and DRBD reports no event for a size.
+func (f Facts) awaitsGrowth() bool {
+	device, ok := f.Resource.Device(names.DataVolume)
+	return ok && device.SizeBytes > 0 && device.SizeBytes < f.Export.Spec.Size.Value()
 }
 
 // handedTo is the node that the last server hands the export over to, or "".
@@ -301,6 +331,7 @@ func (m *memory) track(f *Facts) {
 	since(&m.timers.Stray, f.primary() && !f.holding() && m.server == nil)
 	since(&m.timers.LauncherDown, f.LauncherDown)
 	since(&m.timers.Suspected, f.suspect() != "")
+	since(&m.timers.Outgrown, unserved && f.outgrown())
 	if f.suspect() == "" {
 		m.refusals = 0
 	}

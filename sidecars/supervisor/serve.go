@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -221,15 +222,16 @@ func (a *Agent) growIdle(ctx context.Context, f Facts) error {
 	if err != nil {
 		return err
 	}
-	decision := Decision{Action: Stop, Reason: ReasonIdle, Message: "no node is attached; the next attach starts the server"}
-	if err := a.release(ctx, held, decision); err != nil {
-		return err
-	}
+	s.memory.failures = 0
 	if s.server.GrowError != "" {
 		a.backOff(s.memory, growRetry)
-	} else {
+	} else if before := f.Export.Status.Size; before == nil || s.server.SizeBytes > before.Value() {
 		a.events.normal(f.Export, "Grown", fmt.Sprintf("the filesystem has grown to %d bytes", s.server.SizeBytes))
 	}
 	held.Server = &s.server
-	return a.writeStatus(ctx, held, releasedStatus(held, decision))
+	decision := Decision{Action: Stop, Reason: ReasonIdle, Message: "no node is attached; the next attach starts the server"}
+	// Written before the release: no other node shall find the export released and
+	// still to be grown.
+	statusErr := a.writeStatus(ctx, held, releasedStatus(held, decision))
+	return errors.Join(a.release(ctx, held, decision), statusErr)
 }

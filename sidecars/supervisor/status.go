@@ -84,10 +84,12 @@ func unservedStatus(f Facts, decision Decision) v1alpha1.NFSExportStatus {
 		// who is to finish it.
 		status.Node = ""
 	}
-	if f.Resource != nil && status.DeviceBytes == 0 {
-		// From here on, growth can be told.
-		if device, ok := f.Resource.Device(names.DataVolume); ok {
+	if f.Resource != nil && status.Size == nil && status.DeviceBytes == 0 {
+		// From here on, growth can be told. It cannot if somebody has opened the
+		// filesystem and failed to grow it.
+		if device, ok := f.Resource.Device(names.DataVolume); ok && device.SizeBytes > 0 {
 			status.DeviceBytes = device.SizeBytes
+			markNotOpened(&status, f)
 		}
 	}
 	describeUnserved(&status, f, decision)

@@ -133,7 +133,7 @@ func mountOptions(fsType string, options []string) []string {
 func (a *Agent) growIfLarger(ctx context.Context, s *starting) error {
 	device, _ := s.resource.Device(names.DataVolume)
 	known := int64(0)
-	if s.export.Status.Size != nil { // a size is written only after a growth
+	if s.export.Status.Size != nil { // otherwise nobody has opened the filesystem yet
 		known = s.export.Status.DeviceBytes
 	}
 	if s.Server != nil && s.restart {

@@ -228,7 +228,8 @@ const (
 	ConditionQuorum = "Quorum"
 	// ConditionRecoveryVolume: the records of clients are kept on VolNr 1.
 	ConditionRecoveryVolume = "RecoveryVolume"
-	// ConditionGrown: the filesystem is as large as spec.size.
+	// ConditionGrown: the filesystem is as large as spec.size. Unknown before
+	// anybody opened the filesystem.
 	ConditionGrown = "Grown"
 )
 
@@ -259,7 +260,8 @@ type NFSExportStatus struct {
 	// Size is the size of the filesystem, as `df` shows it to clients.
 	// +optional
 	Size *resource.Quantity `json:"size,omitempty"`
-	// DeviceBytes is the size of VolNr 0 on the serving node, in bytes.
+	// DeviceBytes is the size of VolNr 0 that the filesystem fills, in bytes; before
+	// anybody opened the filesystem, what VolNr 0 was when it was first seen.
 	// +optional
 	DeviceBytes int64 `json:"deviceBytes,omitempty"`
 	// HandOver is set while the serving node hands the export over.
