@@ -12,6 +12,8 @@ packages=(
   containerd
   # Networks and processes of the laboratory, for people who look at them.
   iproute2 procps
+  # The rules of the ganesha pod are tested on this machine's kernel.
+  iptables
   # Checks.
   shellcheck git ca-certificates
 )

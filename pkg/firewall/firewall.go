@@ -82,9 +82,10 @@ type Firewall interface {
 	// neither before nor after. When a call fails, the rules of one IP version or
 	// of one table may already be the new ones; the next call completes them.
 	//
-	// Rules that are in force already are only checked, which costs less than a
-	// millisecond by nf_tables, and one run of a program per IP version by
-	// iptables-legacy.
+	// A change takes some ten milliseconds: nf_tables waits for packets that are
+	// under way, and iptables-legacy runs two programs per IP version. Rules that
+	// are in force already are only checked, which takes a millisecond by nf_tables
+	// and one run of a program per IP version by iptables-legacy.
 	//
 	// It fails without a change if the rules contradict themselves, and if the pod
 	// has an address of an IP version for which the kernel has no rules. It is safe

@@ -106,17 +106,12 @@ func TestPrefixAdmitsWhoIsInIt(t *testing.T) {
 	everywhere(t, func(t *testing.T, n *network) {
 		f := n.newFirewall(t)
 		n.serve(t, "", port)
-		// 10.77.0.12/31 or its like: far and stranger, but not near.
-		pair := netip.PrefixFrom(n.prefixOf(far).Addr(), n.prefixOf(far).Bits()-1).Masked()
-		if n.version == 6 {
-			// ::12 and ::13 are no hexadecimal neighbours of ::11 by one bit.
-			pair = netip.MustParsePrefix("fd77::12/127")
-		}
+		// The last bit tells far from stranger.
+		pair := netip.PrefixFrom(n.prefixOf(far).Addr(), n.prefixOf(far).Bits()-1)
 		f.apply(t, Export{Port: port, Clients: []netip.Prefix{pair}})
 		n.mustConnect(t, far)
 		n.mustConnect(t, stranger)
 		n.mustBeRefused(t, near, port)
-
 		all := netip.PrefixFrom(n.prefixOf(far).Addr(), 0)
 		f.apply(t, Export{Port: port, Clients: []netip.Prefix{pair, all}})
 		n.mustConnect(t, near)
@@ -155,11 +150,6 @@ func TestSilentPortLetsAClientWaitForTheServer(t *testing.T) {
 		}
 		n.serve(t, "", port)
 		ok(t, <-connected)
-		// Who would have to wait in vain is told so, and so is the pod itself.
-		n.mustBeRefused(t, stranger, port)
-		if _, err := n.connectTo(t, pod, 0, n.loopback(), port-1, patience); !errors.Is(err, unix.ECONNREFUSED) {
-			t.Errorf("the pod got %v", err)
-		}
 	})
 }
 
@@ -280,6 +270,7 @@ func TestChangesNeitherDisturbATransferNorOpenAWindow(t *testing.T) {
 				return false
 			}
 		}
+		ok(t, c.SetDeadline(time.Now().Add(patience+time.Duration(*changes)*time.Second)))
 		var sent, received int64
 		wait.Go(func() {
 			chunk := make([]byte, 1<<16)
@@ -311,7 +302,6 @@ func TestChangesNeitherDisturbATransferNorOpenAWindow(t *testing.T) {
 				}
 			}
 		})
-		ok(t, c.SetReadDeadline(time.Now().Add(3*patience)))
 		for i := range *changes {
 			other := Export{Port: port + 1, Clients: []netip.Prefix{n.prefixOf(far)}, Silent: i%2 == 0, Frozen: i%5 == 0}
 			export := n.export(near)

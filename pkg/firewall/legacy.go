@@ -31,10 +31,12 @@ func (l *legacyTables) try(ctx context.Context, version ipVersion) error {
 	for i := range wanted {
 		wanted[i].jumps = nil
 	}
-	if err := l.replace(ctx, version, wanted, legacyTryPrefix); err != nil {
-		return err
+	err := l.replace(ctx, version, wanted, legacyTryPrefix)
+	// Also what a failure left half done.
+	if removed := l.replace(ctx, version, noLegacyRules(), legacyTryPrefix); err == nil {
+		err = removed
 	}
-	return l.replace(ctx, version, noLegacyRules(), legacyTryPrefix)
+	return err
 }
 
 func (l *legacyTables) apply(ctx context.Context, plans []plan) error {

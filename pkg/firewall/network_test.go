@@ -57,7 +57,7 @@ func (n *network) prefixOf(member string) netip.Prefix {
 	return netip.PrefixFrom(address, address.BitLen())
 }
 
-func newNetwork(t *testing.T) *network {
+func newNetwork(t testing.TB) *network {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("this test needs root, for network namespaces")
@@ -93,7 +93,7 @@ func newNetwork(t *testing.T) *network {
 }
 
 // ip runs commands of ip(8) in the namespace.
-func ip(t *testing.T, namespace string, commands ...string) {
+func ip(t testing.TB, namespace string, commands ...string) {
 	t.Helper()
 	args := []string{"-batch", "-"}
 	if namespace != "" {
@@ -107,7 +107,7 @@ func ip(t *testing.T, namespace string, commands ...string) {
 }
 
 // in runs f in the network namespace of the member.
-func (n *network) in(t *testing.T, member string, f func() error) error {
+func (n *network) in(t testing.TB, member string, f func() error) error {
 	t.Helper()
 	done := make(chan error)
 	go func() {
@@ -143,7 +143,7 @@ func (n *network) run(t *testing.T, program string, args ...string) string {
 	return string(output)
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -166,12 +166,12 @@ func candidate(name string, programs utilexec.Interface) backend {
 
 // newFirewall returns a firewall of the network's back end, as New would if the
 // kernel had no other.
-func (n *network) newFirewall(t *testing.T) *podFirewall {
+func (n *network) newFirewall(t testing.TB) *podFirewall {
 	t.Helper()
 	return n.newFirewallBy(t, candidate(n.backend, utilexec.New()))
 }
 
-func (n *network) newFirewallBy(t *testing.T, candidates ...backend) *podFirewall {
+func (n *network) newFirewallBy(t testing.TB, candidates ...backend) *podFirewall {
 	t.Helper()
 	var f *firewall
 	ok(t, n.in(t, pod, func() error {
@@ -185,12 +185,12 @@ func (n *network) newFirewallBy(t *testing.T, candidates ...backend) *podFirewal
 	return &podFirewall{n, f}
 }
 
-func (f *podFirewall) try(t *testing.T, rules Rules) error {
+func (f *podFirewall) try(t testing.TB, rules Rules) error {
 	t.Helper()
 	return f.n.in(t, pod, func() error { return f.firewall.Apply(t.Context(), rules) })
 }
 
-func (f *podFirewall) apply(t *testing.T, exports ...Export) {
+func (f *podFirewall) apply(t testing.TB, exports ...Export) {
 	t.Helper()
 	ok(t, f.try(t, rulesFor(exports...)))
 }

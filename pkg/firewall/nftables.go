@@ -44,11 +44,15 @@ func (n *nfTables) try(ctx context.Context, version ipVersion) error {
 	if err != nil {
 		return err
 	}
-	if _, err := replaceRules(connection, nftTryTable, []plan{samplePlan(version)}, generation); err != nil {
-		return err
+	_, err = replaceRules(connection, nftTryTable, []plan{samplePlan(version)}, generation)
+	// Also what a failure left half done.
+	table := newTable(version, nftTryTable)
+	connection.AddTable(table)
+	connection.DelTable(table)
+	if removed := flush(connection); err == nil {
+		err = removed
 	}
-	connection.DelTable(newTable(version, nftTryTable))
-	return connection.Flush()
+	return err
 }
 
 func (n *nfTables) apply(ctx context.Context, plans []plan) error {
@@ -95,7 +99,7 @@ func (n *nfTables) remove(ctx context.Context) error {
 			connection.DelTable(table)
 		}
 	}
-	return connection.Flush()
+	return flush(connection)
 }
 
 // How long the kernel may take. It answers at once, but if it refuses a
@@ -106,7 +110,8 @@ const netlinkTimeout = 10 * time.Second
 // of which the kernel counts about a KiB.
 const netlinkBuffer = 32 << 20
 
-// connect returns a connection that opens a socket for each operation.
+// connect returns a connection that opens a socket for each operation, and closes
+// it, for which replaceRules has a use.
 func connect(ctx context.Context) (*nftables.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -180,10 +185,12 @@ const nfgenmsgLength = 4
 //
 // A transaction is not quite atomic for packets: one that is under way while it
 // takes effect may go on in the old rules, but finds the sets as they are after
-// it, for instance gone. Here that would reset a connection. So first everything
-// is made anew, under names that end in the number of the edition, then only the
-// rules of the hooks change, and when no packet is there any more the old things
-// are removed.
+// it, for instance gone. Here that resets a connection, as was seen on Linux 6.18.
+// So first everything is made anew, under names that end in the number of the
+// edition, then only the rules of the hooks change, and at last what was there
+// before is removed, when no packet is in it any more: the kernel frees the rules
+// that a transaction has deleted after such packets, and the transaction's socket
+// waits for that when it is closed (nft_rcv_nl_event).
 func replaceRules(connection *nftables.Conn, name string, plans []plan, edition uint32) (uint32, error) {
 	old, err := listContents(connection, name)
 	if err != nil {
@@ -194,23 +201,34 @@ func replaceRules(connection *nftables.Conn, name string, plans []plan, edition 
 			return 0, fmt.Errorf("build the rules for %s: %w", p.version, err)
 		}
 	}
-	if err := connection.Flush(); err != nil {
+	if err := flush(connection); err != nil {
 		return 0, fmt.Errorf("add new rules: %w", err)
 	}
 	for _, p := range plans {
 		setHooks(connection, newTable(p.version, name), p, edition)
 	}
-	if err := connection.Flush(); err != nil {
+	if err := flush(connection); err != nil {
 		return 0, fmt.Errorf("change to the new rules: %w", err)
 	}
 	if len(old.chains) == 0 {
 		return 2, nil
 	}
 	old.remove(connection)
-	if err := connection.Flush(); err != nil {
+	if err := flush(connection); err != nil {
 		return 0, fmt.Errorf("remove the old rules: %w", err)
 	}
 	return 3, nil
+}
+
+// flush carries a transaction out. Of its many errors the first one says why it
+// failed.
+func flush(connection *nftables.Conn) error {
+	err := connection.Flush()
+	var many interface{ Unwrap() []error }
+	for errors.As(err, &many) {
+		err = many.Unwrap()[0]
+	}
+	return err
 }
 
 // contents is what tables hold beside hooks.

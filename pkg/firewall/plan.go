@@ -88,14 +88,18 @@ func makePlans(rules Rules, versions []ipVersion) ([]plan, error) {
 func makePlan(rules Rules, exports []Export, version ipVersion) plan {
 	p := plan{version: version, portMin: rules.PortMin, portMax: rules.PortMax}
 	groupOf := map[string]int{}
-	for _, export := range exports {
+	var clients []netip.Prefix
+	for i, export := range exports {
 		if export.Silent {
 			p.silent = append(p.silent, export.Port)
 		}
 		if export.Frozen {
 			p.frozen = append(p.frozen, export.Port)
 		}
-		clients := clientsOf(export, version)
+		// Mostly all have the same list, which then is sorted once.
+		if i == 0 || !slices.Equal(export.Clients, exports[i-1].Clients) {
+			clients = clientsOf(export, version)
+		}
 		if len(clients) == 0 {
 			continue
 		}
