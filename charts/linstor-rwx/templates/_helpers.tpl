@@ -90,6 +90,11 @@ securityContext:
 {{- end }}
 {{- end -}}
 
+{{/* ServiceAccount that runs nfs-reconnector, in the node plugin's pod or its own. */}}
+{{- define "linstor-rwx.nodeServiceAccount" -}}
+{{ include "linstor-rwx.fullname" . }}-{{ ternary "csi-node" "reconnector" .Values.csi.enabled }}
+{{- end -}}
+
 {{/* Binds a ClusterRole. Argument: (dict "root" $ "name" NAME "component" COMPONENT "subject" SUBJECT) */}}
 {{- define "linstor-rwx.clusterRoleBinding" -}}
 apiVersion: rbac.authorization.k8s.io/v1
@@ -196,4 +201,89 @@ The liveness-probe sidecar. Argument: (dict "root" $ "port" PORT "volume" NAME).
   volumeMounts:
     - name: {{ .volume }}
       mountPath: /csi
+{{- end -}}
+
+{{/*
+nfs-reconnector, for a pod on the host's network with the volume of
+linstor-rwx.reconnectorToken. Argument: $
+*/}}
+{{- define "linstor-rwx.reconnectorContainer" -}}
+{{- $values := .Values.csi.node.reconnector -}}
+- name: nfs-reconnector
+  {{- include "linstor-rwx.containerImage" (dict "root" $ "image" .Values.image.sidecars) | nindent 2 }}
+  command: [/usr/bin/nfs-reconnector]
+  args:
+    - -v={{ .Values.logLevel }}
+    {{- range $values.extraArgs }}
+    - {{ . | quote }}
+    {{- end }}
+  env:
+    - name: NODE_NAME
+      valueFrom:
+        fieldRef: {fieldPath: spec.nodeName}
+    - name: POD_NAMESPACE
+      valueFrom:
+        fieldRef: {fieldPath: metadata.namespace}
+    - name: RWX_RELEASE
+      value: {{ include "linstor-rwx.fullname" . }}
+    {{- with $values.httpPort }}
+    - name: RWX_HTTP_ENDPOINT
+      value: ":{{ . }}"
+    {{- end }}
+    {{- with $values.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $values.httpPort }}
+  ports:
+    - name: reconnector
+      containerPort: {{ . }}
+  livenessProbe:
+    httpGet:
+      path: /healthz
+      port: {{ . }}
+    initialDelaySeconds: 10
+    periodSeconds: 20
+    timeoutSeconds: 10
+  {{- end }}
+  # Destroys TCP sockets of the host and reads its connection tracking. Only root
+  # is given the capability.
+  securityContext:
+    runAsUser: 0
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities:
+      drop: [ALL]
+      add: [NET_ADMIN]
+    seccompProfile:
+      type: RuntimeDefault
+  {{- with $values.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  volumeMounts:
+    - name: reconnector-token
+      mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+      readOnly: true
+    {{- with $values.volumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+
+{{/* What kubelet mounts into every container of other pods: here only one talks to
+     the API server. */}}
+{{- define "linstor-rwx.reconnectorToken" -}}
+- name: reconnector-token
+  projected:
+    sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 3607
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+            - {key: ca.crt, path: ca.crt}
+      - downwardAPI:
+          items:
+            - path: namespace
+              fieldRef: {fieldPath: metadata.namespace}
 {{- end -}}

@@ -76,6 +76,7 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		{"log level that is no number", "logLevel=debug", "logLevel"},
 		{"no LINSTOR controller", "linstor.controllers=", "controllers"},
 		{"class without a name", "storageClasses[0].default=true", "name"},
+		{"port that is none", "csi.node.reconnector.httpPort=65536", "httpPort"},
 		{"relative kubelet directory", "csi.node.kubeletDir=var/lib/kubelet", "kubeletDir"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -109,7 +109,7 @@ func rootLayer(ctx context.Context, cache *build.Cache, name string) (layer, err
 
 // productPrograms are the programs of the sidecars image. What is edited most
 // comes last: a changed layer makes a node unpack all layers above it again.
-var productPrograms = []string{"ganesha-launcher", "rwx-resizer", "rwx-provisioner", "ganesha-supervisor"}
+var productPrograms = []string{"ganesha-launcher", "rwx-resizer", "nfs-reconnector", "rwx-provisioner", "ganesha-supervisor"}
 
 // sidecarsRecipe returns the complete sidecars image, as users run it.
 func sidecarsRecipe(ctx context.Context, cache *build.Cache, name string) (recipe, error) {
