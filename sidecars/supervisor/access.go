@@ -2,10 +2,10 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -30,6 +30,8 @@ type access struct {
 
 	lock    sync.Mutex
 	exports map[string]admission
+	// applied are the rules in force; nil if that is not known.
+	applied *firewall.Rules
 }
 
 // admission is one export's part of the rules.
@@ -46,25 +48,34 @@ func newAccess(settings Settings, rules Firewall, nodes interface{ NodeAddresses
 
 // admit lets the export's clients in at its port.
 func (a *access) admit(ctx context.Context, export *v1alpha1.NFSExport, port int) error {
-	admitted := admission{port: uint16(port)}
+	return a.admitAll(ctx, map[*v1alpha1.NFSExport]int{export: port})
+}
+
+// admitAll admits to several exports, by their ports, at once: rules that know of
+// one only would cut off the clients of the others.
+func (a *access) admitAll(ctx context.Context, ports map[*v1alpha1.NFSExport]int) error {
+	admitted := map[string]admission{}
+	for export, port := range ports {
+		clients, err := allowedClients(export)
+		if err != nil {
+			return fmt.Errorf("admit clients: %w", err)
+		}
+		admitted[export.Name] = admission{port: uint16(port), clients: clients}
+	}
+	return a.change(ctx, func() { maps.Copy(a.exports, admitted) })
+}
+
+// allowedClients returns nil if the spec names none.
+func allowedClients(export *v1alpha1.NFSExport) ([]netip.Prefix, error) {
+	var clients []netip.Prefix
 	for _, text := range export.Spec.AllowedClients {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return fmt.Errorf("admit clients: allowedClients of NFSExport %s has %q, which is no CIDR: %w", export.Name, text, err)
+			return nil, fmt.Errorf("allowedClients of NFSExport %s has %q, which is no CIDR such as 10.0.0.0/16: %w", export.Name, text, err)
 		}
-		admitted.clients = append(admitted.clients, prefix.Masked())
+		clients = append(clients, prefix.Masked())
 	}
-	if a.admits(export.Name, admitted) {
-		return nil
-	}
-	return a.change(ctx, func() { a.exports[export.Name] = admitted })
-}
-
-func (a *access) admits(name string, wanted admission) bool {
-	a.lock.Lock()
-	defer a.lock.Unlock()
-	admitted, ok := a.exports[name]
-	return ok && admitted.port == wanted.port && admitted.frozen == wanted.frozen && slices.Equal(admitted.clients, wanted.clients)
+	return clients, nil
 }
 
 // freeze lets nothing leave from the export's port any more: its clients wait,
@@ -93,9 +104,15 @@ func (a *access) change(ctx context.Context, change func()) error {
 	if a.firewall == nil {
 		return nil
 	}
-	if err := a.firewall.Apply(ctx, a.rules()); err != nil {
+	rules := a.rules()
+	if a.applied != nil && reflect.DeepEqual(*a.applied, rules) {
+		return nil
+	}
+	a.applied = nil
+	if err := a.firewall.Apply(ctx, rules); err != nil {
 		return fmt.Errorf("admit clients: %w", err)
 	}
+	a.applied = &rules
 	return nil
 }
 
@@ -126,16 +143,15 @@ func (a *Agent) RefreshAccess(ctx context.Context) {
 // this pod left running, before the first rules are written: they must not cut
 // anybody off.
 func (a *Agent) restoreAccess(ctx context.Context) {
-	var errs []error
+	ports := map[*v1alpha1.NFSExport]int{}
 	for _, name := range a.leftovers() {
 		intent, err := a.readIntent(name)
 		export := a.cache.Export(name)
-		if err != nil || intent == nil || intent.PodIP != a.settings.PodIP || export == nil {
-			continue
+		if err == nil && intent != nil && intent.PodIP == a.settings.PodIP && export != nil {
+			ports[export] = intent.Port
 		}
-		errs = append(errs, a.access.admit(ctx, export, intent.Port))
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := a.access.admitAll(ctx, ports); err != nil {
 		klog.FromContext(ctx).Error(err, "Rules for running servers are not in force")
 	}
 }
