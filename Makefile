@@ -62,6 +62,10 @@ e2e: ## Test end to end on a new laboratory; RUN=pattern chooses tests, KEEP=1 l
 e2e-run: ## The same on the laboratory that is up
 	go -C ci/lab test ./e2e/... -count=1 -timeout 60m -v $(if $(RUN),-run '$(RUN)')
 
+.PHONY: bench-failover
+bench-failover: prepare bin/lab ## Measure fail-over, write out/bench/failover.json; SCENARIO=a,b RUNS=10 BASELINE=0 KEEP=1
+	SCENARIO='$(SCENARIO)' RUNS='$(RUNS)' BASELINE='$(BASELINE)' KEEP='$(KEEP)' go -C ci/lab run ./cmd/bench-failover $(CURDIR)/out/bench
+
 .PHONY: lint
 lint: lint-go lint-chart lint-shell ## Lint Go code, chart and scripts
 

@@ -64,6 +64,10 @@ func New(ctx context.Context, laboratory *lab.Lab, cluster *scenario.Cluster, cl
 // Claim is the name of the bench's claim.
 func (b *Bench) Claim() string { return claimName }
 
+// ClientPod is the name of the client on a node, while there is one. The node
+// without storage has one after every run.
+func (b *Bench) ClientPod(node string) string { return podName(node) }
+
 // ganesha is a pattern for the command line of the export's server.
 func (b *Bench) ganesha() string { return "ganesha.nfsd.*" + b.Volume }
 

@@ -19,7 +19,7 @@ func (i *incident) judge(ctx context.Context) error {
 	}
 	i.result.Scenario = i.scenario.Name
 	i.result.From, i.result.To = i.before.Status.Node, export.Status.Node
-	i.result.Moves = int(export.Status.BootEpoch - i.before.Status.BootEpoch)
+	i.result.Starts = int(export.Status.BootEpoch - i.before.Status.BootEpoch)
 	if err := i.judgeClients(ctx); err != nil {
 		return err
 	}

@@ -36,11 +36,11 @@ type Result struct {
 	StaleHandles int `json:"staleHandles"`
 	// DoublePrimaries counts what DRBD would have called a split brain.
 	DoublePrimaries int `json:"doublePrimaries"`
-	// From and To are the serving nodes before and after; Moves counts the servers
+	// From and To are the serving nodes before and after; Starts counts the servers
 	// that were started meanwhile, on any node.
-	From  string `json:"from"`
-	To    string `json:"to"`
-	Moves int    `json:"moves"`
+	From   string `json:"from"`
+	To     string `json:"to"`
+	Starts int    `json:"starts"`
 	// Problems are other things that must not happen, in words.
 	Problems []string `json:"problems,omitempty"`
 	// Took is how long the run took with all that it waited for.

@@ -125,7 +125,7 @@ func describe(r failover.Result) string {
 			text += fmt.Sprintf(", %s %.2f", name, seconds)
 		}
 	}
-	text += fmt.Sprintf(", mending %.1f s, starts %d, took %.0f s", r.MendStall, r.Moves, r.Took)
+	text += fmt.Sprintf(", mending %.1f s, starts %d, took %.0f s", r.MendStall, r.Starts, r.Took)
 	if broken := r.Broken(); len(broken) > 0 {
 		text += fmt.Sprintf(", BROKEN: %q", broken)
 	}
