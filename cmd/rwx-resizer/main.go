@@ -39,6 +39,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/linbit/linstor-rwx/pkg/exports"
+	"github.com/linbit/linstor-rwx/pkg/linstor"
 	"github.com/linbit/linstor-rwx/pkg/sidecar"
 	"github.com/linbit/linstor-rwx/sidecars/resizer"
 )
@@ -207,7 +208,11 @@ func (p *process) resizeController(o *options, factory informers.SharedInformerF
 	if err != nil {
 		return nil, err
 	}
-	wrapped := resizer.Wrap(inner, client, o.timeout)
+	linstorClient, err := linstor.New(o.workers)
+	if err != nil {
+		return nil, err
+	}
+	wrapped := resizer.Wrap(inner, client, linstorClient, o.timeout)
 	return controller.NewResizeController(wrapped.Name(), wrapped, p.client, o.resyncPeriod, factory,
 		workqueue.NewTypedItemExponentialFailureRateLimiter[string](o.retryIntervalStart, o.retryIntervalMax),
 		o.handleVolumeInUseError, o.retryIntervalMax), nil

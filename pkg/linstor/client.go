@@ -1,7 +1,8 @@
-// Package linstor does what rwx-provisioner needs of a LINSTOR controller: it
-// makes and removes the resource definition and the recovery volume of an export
-// and reads, uncached, in which state its replicas are. Placing, growing and
-// deleting volumes stay linstor-csi's business.
+// Package linstor does what rwx-provisioner and rwx-resizer need of a LINSTOR
+// controller: it makes and removes the resource definition and the recovery volume
+// of an export and reads, uncached, in which state its replicas are. Placing,
+// growing and deleting volumes stay linstor-csi's business; a growth that LINSTOR
+// did not finish is tried again.
 package linstor
 
 import (

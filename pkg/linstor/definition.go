@@ -44,6 +44,8 @@ type Volume struct {
 	// export that this one is a copy of.
 	Recovery bool
 	Deleting bool
+	// Growing: its size was changed, and not all nodes have done so yet.
+	Growing bool
 }
 
 // Volume returns the volume definition of a number.
@@ -79,6 +81,7 @@ func newDefinition(raw lapi.ResourceDefinition, volumes []lapi.VolumeDefinition)
 		d.Volumes = append(d.Volumes, Volume{
 			Number: int(*v.VolumeNumber), SizeKiB: v.SizeKib,
 			Recovery: v.Props[names.RecoveryProperty] != "", Deleting: slices.Contains(v.Flags, linstor.FlagDelete),
+			Growing: slices.Contains(v.Flags, linstor.FlagResize),
 		})
 	}
 	return d

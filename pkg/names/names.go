@@ -44,6 +44,10 @@ const (
 	// tells rwx-provisioner which VolNr 1 is useless to a ReadWriteOnce copy.
 	// Value: name of the export it was made for.
 	RecoveryProperty = "Aux/rwx.linbit.com/recovery-volume"
+	// GrowthRetriedProperty is the LINSTOR property of VolNr 0 that rwx-resizer
+	// changes to make LINSTOR go on with a growth that failed on a node. Nobody
+	// reads it. Value: the time.
+	GrowthRetriedProperty = "Aux/rwx.linbit.com/growth-retried"
 	// VolumeSeenAnnotation is set on an NFSExport by rwx-provisioner as soon as it
 	// sees its PersistentVolume. An export that has it may hold data of users, so
 	// the sweep never removes its volume.

@@ -242,6 +242,21 @@ func (c *Controller) serve(r *http.Request) (any, *failure) {
 			return nil, err
 		}
 		return nil, c.addVolume(d, int(*body.VolumeDefinition.VolumeNumber), body.VolumeDefinition.SizeKib, body.VolumeDefinition.Props)
+	case route == "PUT volume-definitions" && len(parts) == 4:
+		var body lapi.VolumeDefinitionModify
+		if err := decode(&body); err != nil {
+			return nil, err
+		}
+		number, _ := strconv.Atoi(parts[3])
+		v := d.volumes[number]
+		if v == nil {
+			return nil, unknown("Volume definition", parts[3])
+		}
+		if v.props == nil {
+			v.props = map[string]string{}
+		}
+		maps.Copy(v.props, body.OverrideProps)
+		return nil, nil
 	case route == "DELETE volume-definitions" && len(parts) == 4:
 		if err := d.checkUnused(); err != nil {
 			return nil, err
