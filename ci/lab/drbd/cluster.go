@@ -65,8 +65,10 @@ type resource struct {
 // volume is the replicated data of one volume, the same file for all nodes.
 type volume struct {
 	number, minor int
-	size          int64
-	store         *store
+	// size is up to where requests are admitted. shown is what status says: it is
+	// the size of the nodes' devices, which grow last.
+	size, shown int64
+	store       *store
 }
 
 // replica is a resource on one node, with all that node knows.

@@ -105,7 +105,10 @@ func (c *Cluster) ensureVolume(res *resource, config VolumeConfig) error {
 		if v.minor != config.Minor {
 			return fmt.Errorf("minor %d differs from %d on other nodes", config.Minor, v.minor)
 		}
-		v.size = max(v.size, config.SizeBytes)
+		if config.SizeBytes <= v.size {
+			return nil
+		}
+		v.size, v.shown = config.SizeBytes, config.SizeBytes
 		return v.store.grow(v.size)
 	}
 	for _, other := range c.resources {
@@ -119,7 +122,7 @@ func (c *Cluster) ensureVolume(res *resource, config VolumeConfig) error {
 	if err != nil {
 		return err
 	}
-	res.volumes[config.Number] = &volume{number: config.Number, minor: config.Minor, size: config.SizeBytes, store: s}
+	res.volumes[config.Number] = &volume{number: config.Number, minor: config.Minor, size: config.SizeBytes, shown: config.SizeBytes, store: s}
 	return nil
 }
 
@@ -293,7 +296,8 @@ func (c *Cluster) remove(r *replica) {
 }
 
 // Resize extends the volume on all nodes that are up; the others find the new
-// size when they return. A size that is not larger changes nothing.
+// size when they return. Only when their devices have grown does anybody see the new
+// size: DRBD's is that of the device. A size that is not larger changes nothing.
 func (c *Cluster) Resize(ctx context.Context, resourceName string, number int, sizeBytes int64) error {
 	c.mu.Lock()
 	res := c.resources[resourceName]
@@ -314,16 +318,22 @@ func (c *Cluster) Resize(ctx context.Context, resourceName string, number int, s
 			names = append(names, r.node.name)
 		}
 	}
-	c.settle(res)
 	c.mu.Unlock()
-	if c.driver == nil {
-		return nil
-	}
 	var failed []error
 	for _, name := range names {
+		if c.driver == nil {
+			break
+		}
 		if err := c.driver.Resize(ctx, name, device); err != nil {
 			failed = append(failed, fmt.Errorf("resize %s/%d on %s: %w", resourceName, number, name, err))
 		}
 	}
-	return errors.Join(failed...)
+	if len(failed) > 0 {
+		return errors.Join(failed...)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v.shown = max(v.shown, device.SizeBytes)
+	c.settle(res)
+	return nil
 }

@@ -18,6 +18,7 @@ type fakeDriver struct {
 	flushed map[string]int
 	devices map[string]bool
 	silent  map[string]bool // nodes whose agent does not answer
+	resized func(node string, device Device) error
 }
 
 func newFakeDriver() *fakeDriver {
@@ -40,7 +41,12 @@ func (f *fakeDriver) Detach(_ context.Context, node string, device Device) error
 	return nil
 }
 
-func (f *fakeDriver) Resize(context.Context, string, Device) error { return nil }
+func (f *fakeDriver) Resize(_ context.Context, node string, device Device) error {
+	if f.resized == nil {
+		return nil
+	}
+	return f.resized(node, device)
+}
 
 func (f *fakeDriver) Openers(_ context.Context, node string, device Device) ([]Opener, error) {
 	f.mu.Lock()

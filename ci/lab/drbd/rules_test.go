@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -460,6 +461,64 @@ func TestEventsFollowTheLossOfQuorumAndForcedDemotion(t *testing.T) {
 				t.Error("demoted before the loss of quorum")
 			}
 			_ = after
+		}
+	})
+}
+
+func (l *lab) sizes() []int64 {
+	l.t.Helper()
+	var sizes []int64
+	for _, node := range []string{"n0", "n1", "n2"} {
+		sizes = append(sizes, l.state(node).Volumes[0].SizeBytes)
+	}
+	return sizes
+}
+
+// Whoever reads the size may use all of it: DRBD tells the size of the device.
+func TestSizeIsShownWhenEveryDeviceHasGrown(t *testing.T) {
+	inLab(t, majority, func(l *lab) {
+		l.promote("n0")
+		old := []int64{size0, size0, size0}
+		var grown []string
+		l.driver.resized = func(node string, device Device) error {
+			if got := l.sizes(); !slices.Equal(got, old) {
+				l.t.Errorf("%v are shown before the device of %s has grown", got, node)
+			}
+			// The kernel may use the new part at once.
+			export, err := l.Export("n0", "pvc-a", 0)
+			l.must(err)
+			l.must(export.Write(l.t.Context(), make([]byte, 4096), 2*size0-4096))
+			grown = append(grown, node)
+			return nil
+		}
+		l.must(l.Resize(l.t.Context(), "pvc-a", 0, 2*size0))
+		if got := l.sizes(); !slices.Equal(grown, []string{"n0", "n1", "n2"}) || !slices.Equal(got, []int64{2 * size0, 2 * size0, 2 * size0}) {
+			t.Errorf("devices of %v have grown, %v are shown", grown, got)
+		}
+		l.driver.resized = nil
+		l.must(l.Resize(l.t.Context(), "pvc-a", 0, size0)) // never shrinks
+		if got := l.state("n1").Volumes[0].SizeBytes; got != 2*size0 {
+			t.Errorf("%d are shown after a smaller size was asked for", got)
+		}
+	})
+}
+
+func TestSizeIsNotShownWhileADeviceHasNotGrown(t *testing.T) {
+	inLab(t, majority, func(l *lab) {
+		fails := true
+		l.driver.resized = func(node string, _ Device) error {
+			if fails && node == "n1" {
+				return errors.New("no answer")
+			}
+			return nil
+		}
+		if err := l.Resize(l.t.Context(), "pvc-a", 0, 2*size0); err == nil || l.state("n0").Volumes[0].SizeBytes != size0 {
+			t.Errorf("got %v and %d", err, l.state("n0").Volumes[0].SizeBytes)
+		}
+		fails = false
+		l.must(l.Resize(l.t.Context(), "pvc-a", 0, 2*size0))
+		if got := l.state("n0").Volumes[0].SizeBytes; got != 2*size0 {
+			t.Errorf("%d are shown after the second try", got)
 		}
 	})
 }

@@ -107,7 +107,7 @@ func (c *Cluster) snapshot(r *replica) State {
 	for _, number := range numbers {
 		d, v := r.disks[number], r.res.volumes[number]
 		s.Volumes = append(s.Volumes, VolumeState{
-			Number: number, Minor: v.minor, SizeBytes: v.size, Disk: d.state, Client: d.client,
+			Number: number, Minor: v.minor, SizeBytes: v.shown, Disk: d.state, Client: d.client,
 			Open: d.open, Quorum: d.quorum, ReadBytes: d.read, WrittenBytes: d.written,
 		})
 		syncing[number] = d.sync != nil

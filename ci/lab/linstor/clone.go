@@ -50,8 +50,8 @@ func (c *Controller) commitClone(source *resourceDefinition, in cloneRequest) (*
 	if len(diskful) == 0 {
 		return nil, fail(failNotFoundResource, objDefinition|opCreate, "No resources found for cloning")
 	}
-	if node, why := c.allUpToDate(source); why != "" {
-		return nil, fail(failNotAllUpToDate, objDefinition|opCreate, "Cannot clone '%s': not all volumes are UpToDate (node '%s': %s).", source.name, node, why)
+	if !c.allUpToDate(source) {
+		return nil, fail(failNotAllUpToDate, objDefinition|opCreate, "Cannot clone resource-definition, because we have a non-UpToDate DRBD device.")
 	}
 	props := clone(source.props)
 	delete(props, propQuorum)

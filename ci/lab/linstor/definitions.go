@@ -164,29 +164,28 @@ func (c *Controller) syncStatus(q *request) (int, any) {
 	if !ok {
 		return http.StatusNotFound, definitionNotFound(q.PathValue("rd"))
 	}
-	_, why := c.allUpToDate(rd)
-	return http.StatusOK, map[string]bool{"synced_on_all": why == ""}
+	return http.StatusOK, map[string]bool{"synced_on_all": c.allUpToDate(rd)}
 }
 
 // allUpToDate says whether every volume of every diskful resource is UpToDate
 // and known to be: a satellite that is offline reports nothing.
-func (c *Controller) allUpToDate(rd *resourceDefinition) (node, why string) {
+func (c *Controller) allUpToDate(rd *resourceDefinition) bool {
 	diskful, _, _ := rd.placed()
 	for _, r := range diskful {
 		if !c.online(r.node) {
-			return r.node, "Unknown"
+			return false
 		}
 		state, err := c.replication.State(r.node, rd.name)
 		if err != nil {
-			return r.node, "Unknown"
+			return false
 		}
 		for number := range r.volumes {
-			if disk := diskOf(state, number); disk != drbd.UpToDate {
-				return r.node, string(disk)
+			if diskOf(state, number) != drbd.UpToDate {
+				return false
 			}
 		}
 	}
-	return "", ""
+	return true
 }
 
 func diskOf(state drbd.State, number int) drbd.DiskState {

@@ -286,6 +286,31 @@ func TestGrowHappensWhenAllDisksHave(t *testing.T) {
 	}
 }
 
+// TestGrowthThatFailedIsTriedAgainWithAnyChange: setting the same size again does
+// nothing, changing a property has all satellites updated.
+func TestGrowthThatFailedIsTriedAgainWithAnyChange(t *testing.T) {
+	w := newWorld(t)
+	w.deployed("aa", "pool")
+	w.ok(w.SetDeploy("n2", control.Deploy{Failures: 2}))
+	grow := client.VolumeDefinitionModify{SizeKib: 131072}
+	touch := func(value string) client.VolumeDefinitionModify {
+		return client.VolumeDefinitionModify{GenericPropsModify: client.GenericPropsModify{OverrideProps: map[string]string{"Aux/tried": value}}}
+	}
+	modify := func(modification client.VolumeDefinitionModify) error {
+		return w.ResourceDefinitions.ModifyVolumeDefinition(t.Context(), "aa", 0, modification)
+	}
+	w.refused(modify(grow), lapi.FailUnknownError)
+	w.refused(modify(touch("1")), lapi.FailUnknownError)
+	w.ok(modify(grow))
+	if resizes := w.Replication.Resizes(); len(resizes) != 0 {
+		t.Fatalf("setting the same size again resized %v", resizes)
+	}
+	w.ok(modify(touch("2")))
+	if resizes := w.Replication.Resizes(); strings.Join(resizes, " ") != "aa/0=134217728" {
+		t.Fatalf("resized %v", resizes)
+	}
+}
+
 func TestSyncStatus(t *testing.T) {
 	w := newWorld(t)
 	w.deployed("aa", "pool")

@@ -172,6 +172,8 @@ func TestRefusalsCarryStatusAndCode(t *testing.T) {
 		{name: "grow while Outdated", prepare: func(w *world) { w.ok(w.Replication.SetDiskState("n2", "aa", 0, drbd.Outdated)) }, method: "PUT", path: "/v1/resource-definitions/aa/volume-definitions/0", body: `{"size_kib":131072}`, status: 500, code: lapi.FailNotAllUptodate},
 		{name: "grow while a node is offline", prepare: func(w *world) { w.ok(w.SetOnline("n2", false)) }, method: "PUT", path: "/v1/resource-definitions/aa/volume-definitions/0", body: `{"size_kib":131072}`, status: 500, code: lapi.FailNotAllUptodate},
 		{name: "grow without space", prepare: func(w *world) { w.deployed("kk", "thick") }, method: "PUT", path: "/v1/resource-definitions/kk/volume-definitions/0", body: `{"size_kib":31457280}`, status: 500, code: lapi.FailNotEnoughFreeSpace},
+		{name: "grow beyond DRBD's limit", method: "PUT", path: "/v1/resource-definitions/aa/volume-definitions/0", body: `{"size_kib":1099511627777}`, status: 500, code: lapi.FailInvldVlmSize},
+		{name: "grow while the tiebreaker is offline", prepare: func(w *world) { w.ok(w.SetOnline("n3", false)) }, method: "PUT", path: "/v1/resource-definitions/aa/volume-definitions/0", body: `{"size_kib":131072}`, status: 200, code: lapi.WarnNotConnected},
 		{name: "too many replicas", method: "POST", path: "/v1/resource-definitions/aa/autoplace", body: `{"select_filter":{"place_count":4}}`, status: 500, code: lapi.FailNotEnoughNodes},
 		{name: "autoplace in full pools", prepare: func(w *world) {
 			w.definition("ff")

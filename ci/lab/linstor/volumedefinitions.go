@@ -1,9 +1,12 @@
 package linstor
 
 import (
+	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // DRBD's limits for a volume in KiB (linstor-server MetaData.java).
@@ -180,33 +183,37 @@ func (c *Controller) modifyVolumeDefinition(q *request) Replies {
 		c.mu.Unlock()
 		return rs
 	}
+	before := clone(vd.props)
 	in.modify(vd.props)
+	grows := in.SizeKiB != 0 && len(notes) == 0
+	changed := grows || !maps.Equal(before, vd.props)
 	c.mu.Unlock()
-	done := success(codeModified, objVolume|opModify, "Volume definition with number '%d' of resource definition '%s' modified.", vd.number, rd.name)
-	return append(append(notes, done), c.deploy(rd)...)
+	notes = append(notes, success(codeModified, objVolume|opModify, "Volume definition with number '%d' of resource definition '%s' modified.", vd.number, rd.name))
+	if !changed { // the satellites are not bothered, whatever they have failed to do
+		return notes
+	}
+	return append(notes, c.deploy(rd)...)
 }
 
-// resizeVolume commits a new size, by the rules of
-// CtrlVlmDfnModifyApiCallHandler.
+// resizeVolume commits a new size, by the rules of CtrlVlmDfnModifyApiCallHandler,
+// with its texts: they do not say which replica is not UpToDate.
 func (c *Controller) resizeVolume(rd *resourceDefinition, vd *volumeDefinition, sizeKiB int64) Replies {
 	diskful, _, _ := rd.placed()
-	switch {
-	case sizeKiB == vd.sizeKiB:
-		return Replies{warning(warnResizeSameSize, objVolume|opModify, "The volume definition '%d' of resource definition '%s' has the requested size already.", vd.number, rd.name)}
-	case sizeKiB > maxVolumeKiB:
-		return fail(failInvalidVolumeSize, objVolume|opModify, "The specified volume size %d KiB is out of range.", sizeKiB)
-	case sizeKiB < vd.sizeKiB && len(diskful) > 0:
-		return fail(failInvalidVolumeSize, objVolume|opModify, "Deployed volumes can only grow in size, not shrink.")
-	}
-	if node, why := c.allUpToDate(rd); why != "" {
-		return fail(failNotAllUpToDate, objVolume|opModify, "Cannot resize volume %d of resource definition '%s': not all volumes are UpToDate (node '%s': %s).", vd.number, rd.name, node, why)
-	}
-	for _, r := range diskful {
-		n := c.nodes[r.node]
-		p := n.pools[r.props[propPool]]
-		if need := sizeKiB - vd.sizeKiB; !p.thin() && c.freeKiB(n, p) < need {
-			return fail(failNotEnoughSpace, objVolume|opModify, "Not enough free space in storage pool '%s' on node '%s' to grow volume %d of '%s'.", p.name, r.node, vd.number, rd.name)
+	switch additional := sizeKiB - vd.sizeKiB; {
+	case additional == 0:
+		return Replies{warning(warnResizeSameSize, objVolume|opModify, "VolumeDefinition already has the expected size, no satellite update will be triggered.")}
+	case additional < 0 && len(diskful) > 0:
+		return fail(failInvalidVolumeSize, objVolume|opModify, "Shrinking volumes is not supported by layer 'DRBD'. Volumes can only grow in size.")
+	case additional > 0:
+		if full := c.tooFull(diskful, additional); full != "" {
+			return fail(failNotEnoughSpace, objVolume|opModify, "Cannot grow the volume definition by %dKiB, as the following storage pool do not have enough free space:\n%s", additional, full)
 		}
+	}
+	if sizeKiB > maxVolumeKiB {
+		return fail(failInvalidVolumeSize, objVolume|opModify, "The given size [%dKiB] is too big", sizeKiB)
+	}
+	if !c.allUpToDate(rd) {
+		return fail(failNotAllUpToDate, objVolume|opModify, "Cannot resize volume, because we have a non-UpToDate DRBD device.")
 	}
 	vd.sizeKiB = sizeKiB
 	if len(rd.resources) == 0 {
@@ -215,6 +222,19 @@ func (c *Controller) resizeVolume(rd *resourceDefinition, vd *volumeDefinition, 
 		vd.flags = addFlag(vd.flags, flagResize)
 	}
 	return nil
+}
+
+// tooFull lists the thick pools that cannot give so much more. Thin pools always can,
+// as far as the controller is concerned.
+func (c *Controller) tooFull(diskful []*resource, additionalKiB int64) string {
+	var full []string
+	for _, r := range diskful {
+		n := c.nodes[r.node]
+		if p := n.pools[r.props[propPool]]; !p.thin() && c.freeKiB(n, p) < additionalKiB {
+			full = append(full, fmt.Sprintf("Node: %s, StorPool: %s", r.node, p.name))
+		}
+	}
+	return strings.Join(full, "\n")
 }
 
 func (c *Controller) deleteVolumeDefinition(q *request) Replies {
