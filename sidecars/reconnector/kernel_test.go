@@ -47,6 +47,17 @@ func TestSocketsAreFoundByTheirRemote(t *testing.T) {
 					t.Errorf("got %+v", socket)
 				}
 			}
+			// As the Services of many exports: one port, many addresses.
+			services := []netip.AddrPort{l.service}
+			for range 30 {
+				services = append([]netip.AddrPort{netip.AddrPortFrom(services[0].Addr().Next(), l.service.Port())}, services...)
+			}
+			if sockets, err := l.kernel.List(services); err != nil || len(sockets) != 1 || sockets[0].Local != wanted.local() {
+				t.Errorf("of the Services: %+v, %v", sockets, err)
+			}
+			if sockets, err := l.kernel.List(services[:30]); err != nil || len(sockets) != 0 {
+				t.Errorf("of the other Services: %+v, %v", sockets, err)
+			}
 			if sockets, err := l.kernel.List(nil); err != nil || len(sockets) != 0 {
 				t.Errorf("nothing asked: %+v, %v", sockets, err)
 			}

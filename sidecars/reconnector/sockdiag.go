@@ -59,6 +59,8 @@ type identity struct {
 // Layouts of include/uapi/linux/inet_diag.h.
 const (
 	diagMessageSize   = 72   // struct inet_diag_msg
+	diagOperationSize = 4    // struct inet_diag_bc_op
+	diagAnyPort       = -1   // in struct inet_diag_hostcond
 	diagCondition     = 8    // INET_DIAG_BC_D_COND
 	diagJump          = 1    // INET_DIAG_BC_JMP
 	diagBytecode      = 1    // INET_DIAG_REQ_BYTECODE
@@ -112,36 +114,84 @@ func (k *Kernel) dump(family byte, remotes []netip.AddrPort) ([]Socket, error) {
 }
 
 // remoteFilter is a program for the kernel that accepts a socket whose peer is
-// one of the remotes. A program accepts by ending exactly at its end. For each
-// remote but the last: a condition, which goes on to the next remote where it
-// does not hold, and a jump to the end. A jump from the condition itself could
-// not reach far enough.
+// one of the remotes. It asks for what several remotes share first, and for each
+// of them only behind that: most of a node's sockets are done after few questions.
+//
+// A program accepts by ending exactly at its end, and rejects by ending behind it.
+// If the answer to a question is yes, the operation behind it follows, which cannot
+// be far away; that is a jump to the end.
 func remoteFilter(remotes []netip.AddrPort) []byte {
-	const operation = 4
-	size := func(remote netip.AddrPort) int { return operation + 8 + remote.Addr().BitLen()/8 }
-	total := operation * (len(remotes) - 1)
-	for _, remote := range remotes {
-		total += size(remote)
-	}
-	program := make([]byte, 0, total)
-	add := func(code byte, yes, no int) {
-		program = append(program, code, byte(yes))
-		program = binary.NativeEndian.AppendUint16(program, uint16(no))
-	}
-	for i, remote := range remotes {
-		add(diagCondition, size(remote), size(remote)+operation)
-		family := byte(unix.AF_INET6)
-		if remote.Addr().Is4() {
-			family = unix.AF_INET // holds for IPv4-mapped peers, too
+	var program []byte
+	var jumps []int
+	for shared, members := range groups(remotes) {
+		group := len(program)
+		program = appendQuestion(program, shared)
+		for _, remote := range members {
+			program = appendQuestion(program, question{remote.Addr(), int32(remote.Port())})
+			jumps = append(jumps, len(program))
+			program = appendJump(program)
 		}
-		program = append(program, family, byte(remote.Addr().BitLen()), 0, 0)
-		program = binary.NativeEndian.AppendUint32(program, uint32(remote.Port()))
-		program = append(program, remote.Addr().AsSlice()...)
-		if i < len(remotes)-1 {
-			add(diagJump, operation, total-len(program))
-		}
+		setTarget(program, group, len(program))
+	}
+	rejection := len(program)
+	program = appendJump(program)
+	setTarget(program, rejection, len(program)+diagOperationSize)
+	for _, jump := range jumps {
+		setTarget(program, jump, len(program))
 	}
 	return program
+}
+
+// question is what is asked of a socket's peer.
+type question struct {
+	address netip.Addr // invalid: any
+	port    int32      // or diagAnyPort
+}
+
+// groups sorts remotes by what they share: Services have one port, former
+// endpoints few addresses.
+func groups(remotes []netip.AddrPort) map[question][]netip.AddrPort {
+	ofAddress, ofPort := map[netip.Addr]int{}, map[uint16]int{}
+	for _, remote := range remotes {
+		ofAddress[remote.Addr()]++
+		ofPort[remote.Port()]++
+	}
+	found := map[question][]netip.AddrPort{}
+	for _, remote := range remotes {
+		shared := question{port: int32(remote.Port())}
+		if ofAddress[remote.Addr()] > ofPort[remote.Port()] {
+			shared = question{address: remote.Addr(), port: diagAnyPort}
+		}
+		found[shared] = append(found[shared], remote)
+	}
+	return found
+}
+
+// appendQuestion goes on behind the operation that follows if the answer is no.
+func appendQuestion(program []byte, q question) []byte {
+	family := byte(unix.AF_UNSPEC)
+	switch {
+	case q.address.Is4():
+		family = unix.AF_INET // holds for IPv4-mapped peers, too
+	case q.address.Is6():
+		family = unix.AF_INET6
+	}
+	size := diagOperationSize + 8 + q.address.BitLen()/8
+	program = append(program, diagCondition, byte(size))
+	program = binary.NativeEndian.AppendUint16(program, uint16(size+diagOperationSize))
+	program = append(program, family, byte(q.address.BitLen()), 0, 0)
+	program = binary.NativeEndian.AppendUint32(program, uint32(q.port))
+	return append(program, q.address.AsSlice()...)
+}
+
+func appendJump(program []byte) []byte {
+	return append(program, diagJump, diagOperationSize, 0, 0)
+}
+
+// setTarget says where an operation goes on if its answer is no, as that of a jump
+// always is.
+func setTarget(program []byte, operation, target int) {
+	binary.NativeEndian.PutUint16(program[operation+2:], uint16(target-operation))
 }
 
 // parseSocket reads a struct inet_diag_msg.
