@@ -94,6 +94,14 @@ func (a *access) close(ctx context.Context, name string) error {
 	return a.change(ctx, func() { delete(a.exports, name) })
 }
 
+// open says whether clients of the export are let in, or kept waiting.
+func (a *access) open(name string) bool {
+	a.lock.Lock()
+	defer a.lock.Unlock()
+	_, ok := a.exports[name]
+	return ok
+}
+
 // refresh writes the rules anew, because nodes came, went or changed addresses.
 func (a *access) refresh(ctx context.Context) error { return a.change(ctx, func() {}) }
 

@@ -277,6 +277,8 @@ func (a *Agent) reconcile(ctx context.Context, name string) (time.Duration, erro
 		return again, a.stopServer(ctx, f, decision)
 	case Describe:
 		return decision.After, a.describeUnserved(ctx, f, decision)
+	case Prepare:
+		return 0, a.prepare(ctx, f)
 	case TakeOver:
 		return a.takeOver(ctx, f)
 	case HandOver:
@@ -357,6 +359,12 @@ func (a *Agent) remember(name string) *memory {
 func (a *Agent) forgetIfGone(f Facts) {
 	if f.Export != nil {
 		return
+	}
+	if a.access.open(f.Name) {
+		if err := a.access.close(context.Background(), f.Name); err != nil {
+			klog.Background().Error(err, "Rules of an export that is gone are left")
+		}
+		a.freePort(f.Name)
 	}
 	// The mount points; Remove, not RemoveAll: what is mounted or holds anything
 	// stays.

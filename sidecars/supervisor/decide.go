@@ -32,6 +32,8 @@ const (
 	GrowIdle Action = "GrowIdle"
 	// Describe writes the status of an export that nobody serves.
 	Describe Action = "Describe"
+	// Prepare gets ready for an export that a peer hands over.
+	Prepare Action = "Prepare"
 	// TakeOver tries to promote what a silent peer serves.
 	TakeOver Action = "TakeOver"
 	// HandOver stops the server here for the node in Decision.To.
@@ -165,6 +167,9 @@ func decideServedElsewhere(f Facts) Decision {
 	if f.holding() || f.Server != nil || f.SliceHere || f.Intent != nil {
 		return Decision{Action: Stop, Fence: f.holding(), Reason: ReasonServedElsewhere,
 			Message: fmt.Sprintf("node %s is Primary", f.Resource.PrimaryPeer())}
+	}
+	if f.handedTo() == f.Node && f.wanted() && !f.Prepared && !f.Leaving {
+		return Decision{Action: Prepare, Message: "node " + f.Resource.PrimaryPeer() + " hands it over"}
 	}
 	return decideSuspicion(f)
 }

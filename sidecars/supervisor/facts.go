@@ -38,6 +38,8 @@ type Facts struct {
 	Awaited bool
 	// Passive: another supervisor of this node acts.
 	Passive bool
+	// Prepared: clients of the export are let in here already.
+	Prepared bool
 	// Exports is how many exports this node serves.
 	Exports int
 	// Peers is what is known, by the heartbeat, of the supervisors on the other
@@ -238,6 +240,7 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	f.Awaited = f.Leaving && a.nodeLock != nil && a.nodeLock.Awaited()
 	f.Passive = !a.active.Load()
 	f.Exports = a.served()
+	f.Prepared = a.access.open(name)
 	slice := a.cache.EndpointSlice(name)
 	f.SliceHere = pointsTo(slice, a.settings.NodeName)
 	f.SliceMine = f.SliceHere && slices.Contains(slice.Endpoints[0].Addresses, a.settings.PodIP)

@@ -143,6 +143,16 @@ func (a *Agent) handOver(ctx context.Context, f Facts, decision Decision) error 
 	return nil
 }
 
+// prepare does for an export that is handed over to this node what can be done
+// before the old server has let go.
+func (a *Agent) prepare(ctx context.Context, f Facts) error {
+	port, err := a.port(&starting{Facts: f, export: f.Export})
+	if err != nil {
+		return err
+	}
+	return a.access.admit(ctx, f.Export, port)
+}
+
 // announceMove writes who shall serve next, and takes the request back.
 func (a *Agent) announceMove(ctx context.Context, f Facts, decision Decision) (*v1alpha1.NFSExport, error) {
 	export := f.Export

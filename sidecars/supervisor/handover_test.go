@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/drbd"
@@ -95,6 +96,9 @@ func TestCordonHandsOverAndClientsWaitUntilTheOtherServes(t *testing.T) {
 
 	n2.settle()
 	mustServe(t, w, "n2")
+	if n2.rule() == nil {
+		t.Errorf("clients are not let in on n2")
+	}
 	status := w.export().Status
 	if status.HandOver != nil || status.LastFailover == nil || status.LastFailover.From != "n1" || status.LastFailover.Reason != MoveCordoned {
 		t.Errorf("status is %+v, last fail-over %+v", status, status.LastFailover)
@@ -425,4 +429,17 @@ func TestAllowedClientsAreEnforcedAtOnce(t *testing.T) {
 	if len(n1.signals) != 0 {
 		t.Errorf("the server was touched: %v", n1.signals)
 	}
+}
+
+func TestNodeThatIsNamedGetsReadyWhileTheOldServerStillServes(t *testing.T) {
+	w, _ := served(t, "n2")
+	n2 := w.machine("n2")
+	w.change(func(export *v1alpha1.NFSExport) {
+		export.Status.HandOver = &v1alpha1.HandOver{To: "n2", Reason: MoveRequested, Since: metav1.NewMicroTime(w.now())}
+	})
+	n2.settle()
+	if n2.rule() == nil || n2.did("primary") != 0 {
+		t.Errorf("rules %+v, it did %v", n2.rules, n2.journal)
+	}
+	mustServe(t, w, "n1")
 }

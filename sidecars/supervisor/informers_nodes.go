@@ -84,24 +84,21 @@ func (i *Informers) NodeOfHost(hostname string) *corev1.Node {
 	return node
 }
 
-// PodAddress implements heartbeat.Cluster. Of two pods, while one replaces the
-// other, it is the newer one's.
-func (i *Informers) PodAddress(node string) (netip.Addr, bool) {
+// PodAddresses implements heartbeat.Cluster.
+func (i *Informers) PodAddresses(node string) []netip.Addr {
 	found, err := i.pods.GetIndexer().ByIndex(byNode, node)
 	if err != nil {
-		return netip.Addr{}, false
+		return nil
 	}
-	var newest *corev1.Pod
+	var addresses []netip.Addr
 	for _, object := range found {
-		if pod, ok := object.(*corev1.Pod); ok && (newest == nil || newest.CreationTimestamp.Before(&pod.CreationTimestamp)) {
-			newest = pod
+		if pod, ok := object.(*corev1.Pod); ok {
+			if address, err := netip.ParseAddr(pod.Status.PodIP); err == nil {
+				addresses = append(addresses, address.Unmap())
+			}
 		}
 	}
-	if newest == nil {
-		return netip.Addr{}, false
-	}
-	address, err := netip.ParseAddr(newest.Status.PodIP)
-	return address, err == nil
+	return addresses
 }
 
 // NodeAddresses implements Cache: those that nfs-reconnector reports of each

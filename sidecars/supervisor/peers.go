@@ -16,11 +16,15 @@ type Peers interface {
 // Hear makes the agent listen to the heartbeat. To be called before Run.
 func (a *Agent) Hear(peers Peers) { a.peers = peers }
 
-// State is what this supervisor says of itself.
+// State is what this supervisor says of itself: nothing while another one acts on
+// this node.
 func (a *Agent) State() heartbeat.State {
+	if !a.active.Load() {
+		return heartbeat.State{}
+	}
 	return heartbeat.State{
 		Node: a.settings.NodeName, Leaving: a.leaving.Load(), Cordoned: a.cache.Cordoned(),
-		Ready: a.active.Load() && a.ready.Load(), Exports: a.served(),
+		Ready: a.ready.Load(), Exports: a.served(),
 	}
 }
 

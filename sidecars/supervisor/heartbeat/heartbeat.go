@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,8 +56,9 @@ type Settings struct {
 
 // Cluster is what the heartbeat needs to know of the others.
 type Cluster interface {
-	// PodAddress returns the address of the supervisor's pod on a node.
-	PodAddress(node string) (netip.Addr, bool)
+	// PodAddresses are the addresses of the supervisors' pods on a node: usually
+	// one, two while one replaces the other.
+	PodAddresses(node string) []netip.Addr
 }
 
 // Heartbeat pings peers and answers their pings.
@@ -92,7 +94,8 @@ const (
 	maxMessage = 1024
 )
 
-// New listens at the port. own is what this supervisor says of itself; watched
+// New listens at the port. own is what this supervisor says of itself, without a
+// Node nothing: then it only listens. watched
 // are the nodes to be pinged; changed is called with the name of a node that
 // falls silent, speaks again, or says something new of itself but the number of
 // exports.
@@ -152,7 +155,7 @@ func (h *Heartbeat) pingAll(ctx context.Context) {
 			continue
 		}
 		// A pod that is gone, with no other in its place, is silent as well.
-		if address, ok := h.cluster.PodAddress(node); ok {
+		for _, address := range h.cluster.PodAddresses(node) {
 			h.send(ctx, netip.AddrPortFrom(address, uint16(h.settings.Port)), message{Version: version, Ping: true, State: own})
 		}
 		if h.missed(node) {
@@ -180,6 +183,9 @@ func (h *Heartbeat) missed(node string) bool {
 }
 
 func (h *Heartbeat) send(ctx context.Context, to netip.AddrPort, m message) {
+	if m.State.Node == "" {
+		return
+	}
 	content, err := json.Marshal(m)
 	if err == nil {
 		_, err = h.connection.WriteToUDPAddrPort(content, to)
@@ -205,7 +211,7 @@ func (h *Heartbeat) listen(ctx context.Context) {
 			continue
 		}
 		// Only from where the API server says that this node's pod is.
-		if address, ok := h.cluster.PodAddress(m.State.Node); !ok || address.Unmap() != from.Addr().Unmap() {
+		if !slices.Contains(h.cluster.PodAddresses(m.State.Node), from.Addr().Unmap()) {
 			continue
 		}
 		if m.Ping {

@@ -12,12 +12,12 @@ import (
 // network of its own.
 type addresses map[string]string
 
-func (a addresses) PodAddress(node string) (netip.Addr, bool) {
+func (a addresses) PodAddresses(node string) []netip.Addr {
 	text, ok := a[node]
 	if !ok {
-		return netip.Addr{}, false
+		return nil
 	}
-	return netip.MustParseAddr(text), true
+	return []netip.Addr{netip.MustParseAddr(text)}
 }
 
 // start runs the heartbeat of one node bound to its own loopback address.
@@ -92,6 +92,34 @@ func TestPeerThatLeavesSaysSoAtOnce(t *testing.T) {
 	next(t, news, "b")
 	if peer, _ := a.Peer("b"); !peer.Leaving {
 		t.Fatalf("leaving peer is %+v", peer)
+	}
+}
+
+// The supervisor that waits while a rollout runs two on a node does not speak for
+// the node.
+func TestWhoDoesNotActDoesNotSpeak(t *testing.T) {
+	cluster := addresses{"a": "127.0.8.8", "b": "127.0.8.9"}
+	a, _ := start(t, cluster, state(State{Node: "a"}), []string{"b"}, make(chan string, 100))
+	var active atomic.Bool
+	settings := Settings{Port: 29789, Interval: 20 * time.Millisecond, Timeout: 100 * time.Millisecond}
+	b, err := newAt(netip.MustParseAddrPort("127.0.8.9:29789"), settings, cluster, func() State {
+		if active.Load() {
+			return State{Node: "b"}
+		}
+		return State{}
+	}, func() []string { return []string{"a"} }, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go b.Run(t.Context())
+	time.Sleep(200 * time.Millisecond)
+	if _, known := a.Peer("b"); known {
+		t.Error("it spoke")
+	}
+	active.Store(true)
+	time.Sleep(200 * time.Millisecond)
+	if _, known := a.Peer("b"); !known {
+		t.Error("it does not speak although it acts")
 	}
 }
 
