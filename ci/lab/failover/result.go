@@ -1,15 +1,12 @@
 package failover
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"math"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/linbit/linstor-rwx/ci/lab/bench"
 )
 
 // Result is what one run of a scenario showed. Times are in seconds.
@@ -64,13 +61,6 @@ func (r Result) Broken() []string {
 	return append(broken, r.Problems...)
 }
 
-// Percentiles describe the values of several runs.
-type Percentiles struct {
-	P50 float64 `json:"p50"`
-	P95 float64 `json:"p95"`
-	Max float64 `json:"max"`
-}
-
 // Parts is how long each part of a stall took, the median of the runs in which
 // it was known; null in none.
 type Parts struct {
@@ -112,17 +102,17 @@ func (p *Parts) field(name string) **float64 {
 
 // Summary is what all runs of a scenario showed: counts are sums.
 type Summary struct {
-	Scenario               string      `json:"scenario"`
-	Variant                string      `json:"variant"`
-	Runs                   int         `json:"runs"`
-	WriterStallSeconds     Percentiles `json:"writerStallSeconds"`
-	OpenerStallSeconds     Percentiles `json:"openerStallSeconds"`
-	Parts                  Parts       `json:"parts"`
-	LocksLost              int         `json:"locksLost"`
-	LocksStolen            int         `json:"locksStolen"`
-	AcknowledgedWritesLost int         `json:"acknowledgedWritesLost"`
-	StaleHandles           int         `json:"staleHandles"`
-	DoublePrimaries        int         `json:"doublePrimaries"`
+	Scenario               string            `json:"scenario"`
+	Variant                string            `json:"variant"`
+	Runs                   int               `json:"runs"`
+	WriterStallSeconds     bench.Percentiles `json:"writerStallSeconds"`
+	OpenerStallSeconds     bench.Percentiles `json:"openerStallSeconds"`
+	Parts                  Parts             `json:"parts"`
+	LocksLost              int               `json:"locksLost"`
+	LocksStolen            int               `json:"locksStolen"`
+	AcknowledgedWritesLost int               `json:"acknowledgedWritesLost"`
+	StaleHandles           int               `json:"staleHandles"`
+	DoublePrimaries        int               `json:"doublePrimaries"`
 }
 
 // Summarize sums the results of a scenario's runs up.
@@ -141,54 +131,18 @@ func Summarize(scenario, variant string, results []Result) Summary {
 		s.StaleHandles += r.StaleHandles
 		s.DoublePrimaries += r.DoublePrimaries
 	}
-	s.WriterStallSeconds, s.OpenerStallSeconds = percentiles(writers), percentiles(openers)
+	s.WriterStallSeconds, s.OpenerStallSeconds = bench.PercentilesOf(writers), bench.PercentilesOf(openers)
 	for _, name := range PartNames {
 		if values := parts[name]; len(values) > 0 {
-			median := round(percentile(values, 50))
+			median := bench.Round(bench.Percentile(values, 50))
 			*s.Parts.field(name) = &median
 		}
 	}
 	return s
 }
 
-func percentiles(values []float64) Percentiles {
-	return Percentiles{P50: round(percentile(values, 50)), P95: round(percentile(values, 95)), Max: round(percentile(values, 100))}
-}
-
-// percentile returns the smallest value that at least so many percent of the
-// values do not exceed (nearest rank): one that was measured, never one between.
-// Of no values it is 0.
-func percentile(values []float64, percent float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	rank := int(math.Ceil(percent / 100 * float64(len(sorted))))
-	return sorted[max(rank, 1)-1]
-}
-
-// round keeps milliseconds: there is no more in what was measured.
-func round(seconds float64) float64 { return math.Round(seconds*1000) / 1000 }
-
-// WriteSummaries replaces a file of summaries at once: whoever reads it finds
-// the old content or the new one.
-func WriteSummaries(path string, summaries []Summary) error {
-	content, err := json.MarshalIndent(summaries, "", "  ")
-	if err != nil {
-		return fmt.Errorf("render the summaries: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("make the folder of the summaries: %w", err)
-	}
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, append(content, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write the summaries: %w", err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return fmt.Errorf("replace the summaries: %w", err)
-	}
-	return nil
-}
+// WriteSummaries replaces a file of summaries at once, see bench.WriteJSON.
+func WriteSummaries(path string, summaries []Summary) error { return bench.WriteJSON(path, summaries) }
 
 // PrintTable writes the summaries for people.
 func PrintTable(out io.Writer, summaries []Summary) {
