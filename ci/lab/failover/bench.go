@@ -129,7 +129,7 @@ func (b *Bench) Run(ctx context.Context, s Scenario) (Result, error) {
 		step{"wait for the answer", within(answerTime, i.awaitAnswer)},
 		step{"wait for the clients", within(answerTime, i.awaitRecovery)},
 		step{"mend it", within(repairTime, i.mend)},
-		step{"wait for the clients after that", within(answerTime, i.awaitClients)},
+		step{"wait for the clients after that", within(answerTime, i.awaitSettled)},
 		step{"release the locks", within(placeTime, i.release)},
 		step{"stop the clients", within(placeTime, i.stop)},
 		step{"judge", within(placeTime, i.judge)},

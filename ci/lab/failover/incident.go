@@ -17,8 +17,10 @@ import (
 
 const (
 	// calm is how long the clients work before the fault, and how long they must
-	// have worked without interruption until they count as recovered.
-	calm = 3 * time.Second
+	// have worked without interruption until they count as recovered; settled is
+	// the same after everything was mended.
+	calm    = 2 * time.Second
+	settled = time.Second
 	// fresh is how old the last progress of working clients is at the most: they
 	// report every quarter of a second, on nodes that may be busy.
 	fresh = 2 * time.Second
@@ -117,13 +119,13 @@ func (i *incident) work(ctx context.Context) error {
 			return err
 		}
 	}
-	return i.awaitClients(ctx)
+	return i.awaitClients(ctx, calm)
 }
 
 // awaitClients returns when everything that the surviving clients do has
-// progressed without a long pause for a while. It asks the nodes, not the API
+// progressed without a long pause for so long. It asks the nodes, not the API
 // server.
-func (i *incident) awaitClients(ctx context.Context) error {
+func (i *incident) awaitClients(ctx context.Context, undisturbed time.Duration) error {
 	var since time.Time
 	return scenario.WaitFor(ctx, "the clients to work", func(ctx context.Context) (bool, error) {
 		defer pause(ctx, look)
@@ -146,7 +148,7 @@ func (i *incident) awaitClients(ctx context.Context) error {
 		if since.IsZero() {
 			since = before
 		}
-		return before.Sub(since) >= calm, nil
+		return before.Sub(since) >= undisturbed, nil
 	})
 }
 
@@ -201,10 +203,13 @@ func (i *incident) clientNodes() []string {
 
 // awaitRecovery waits until the clients work again.
 func (i *incident) awaitRecovery(ctx context.Context) error {
-	err := i.awaitClients(ctx)
+	err := i.awaitClients(ctx, calm)
 	i.recovered = time.Now()
 	return err
 }
+
+// awaitSettled waits until they still do, after all was mended.
+func (i *incident) awaitSettled(ctx context.Context) error { return i.awaitClients(ctx, settled) }
 
 // awaitAnswer waits until the product has done what the scenario is about.
 func (i *incident) awaitAnswer(ctx context.Context) error {

@@ -29,14 +29,14 @@ func (i *incident) parts(ctx context.Context, export *v1alpha1.NFSExport) (map[s
 	if _, started := parts[Probe]; !started {
 		return parts, nil // the old server is still there: no start, no grace
 	}
-	if _, known := parts[Detect]; !known {
-		if detect, ok := i.detected(ctx, export.Status.Node, parts); ok {
-			parts[Detect] = detect
-		}
-	}
-	writes, opens, err := i.resumed(ctx)
+	stopped, writes, opens, err := i.interruption(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if _, known := parts[Detect]; !known {
+		if detect, ok := i.detected(ctx, export.Status.Node, stopped, parts); ok {
+			parts[Detect] = detect
+		}
 	}
 	if _, known := parts[Grace]; !known && opens.After(writes) {
 		parts[Grace] = opens.Sub(writes).Seconds()
@@ -60,9 +60,10 @@ func remainder(stall float64, parts map[string]float64) float64 {
 	return max(0, stall)
 }
 
-// detected is the time from the fault until the serving node began to act, told
-// by the start of its newest ganesha. False if that is older than the fault.
-func (i *incident) detected(ctx context.Context, serving string, parts map[string]float64) (float64, bool) {
+// detected is the time from when the first writer was stopped until the serving
+// node began to act, told by the start of its newest ganesha. False if that is
+// older.
+func (i *incident) detected(ctx context.Context, serving string, stopped time.Time, parts map[string]float64) (float64, bool) {
 	node := i.node(serving)
 	pids, err := node.Processes(ctx, i.ganesha())
 	if err != nil || len(pids) != 1 {
@@ -73,10 +74,10 @@ func (i *incident) detected(ctx context.Context, serving string, parts map[strin
 		return 0, false
 	}
 	begun := time.Now().Add(-age)
-	if begun.Before(i.struck) {
+	if begun.Before(stopped) {
 		return 0, false
 	}
-	return max(0, begun.Sub(i.struck).Seconds()-parts[Promote]-parts[Mount]), true
+	return max(0, begun.Sub(stopped).Seconds()-parts[Promote]-parts[Mount]), true
 }
 
 // processAge returns how long a process of a node has lived.
@@ -98,21 +99,37 @@ func processAge(ctx context.Context, node *lab.Node, pid string) (time.Duration,
 	return time.Duration((values[0] - values[1]/values[2]) * float64(time.Second)), nil
 }
 
-// resumed returns when the last survivor wrote again, and when it opened again.
-func (i *incident) resumed(ctx context.Context) (writes, opens time.Time, err error) {
+// interruption returns when the first survivor could not write any more, when the
+// last one wrote again, and when it opened again.
+func (i *incident) interruption(ctx context.Context) (stopped, writes, opens time.Time, err error) {
+	stopped = i.recovered
 	for _, client := range i.survivors() {
 		saw, err := client.read(ctx)
 		if err != nil {
-			return writes, opens, err
+			return stopped, writes, opens, err
 		}
-		if ended := saw.resumed(writer, i.struck, i.recovered); ended.After(writes) {
-			writes = ended
+		if longest := saw.longest(writer, i.struck, i.recovered); longest != nil {
+			stopped, writes = earlier(stopped, longest.Begin), later(writes, longest.Time)
 		}
-		if ended := saw.resumed(opener, i.struck, i.recovered); ended.After(opens) {
-			opens = ended
+		if longest := saw.longest(opener, i.struck, i.recovered); longest != nil {
+			opens = later(opens, longest.Time)
 		}
 	}
-	return writes, opens, nil
+	return stopped, writes, opens, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // numbers reads seconds; what is no number is left out.

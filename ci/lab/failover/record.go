@@ -87,36 +87,29 @@ func (r record) over(kind string) bool {
 	return r.has(kind, "error") || r.has(kind, "lost")
 }
 
-// stall returns the longest time that a step of a kind of work took, of those
-// that ended after from and began before until. Work that ended by itself since
-// then stalls until then.
-func (r record) stall(kind string, from, until time.Time) time.Duration {
-	var longest time.Duration
-	for _, e := range r {
-		if e.Kind == kind && e.Event == "gap" && e.Time.After(from) && e.Begin.Before(until) {
-			longest = max(longest, time.Duration(e.Seconds*float64(time.Second)))
+// longest returns the step of a kind of work that took longest, of those that
+// ended after from and began before until; nil if none took long.
+func (r record) longest(kind string, from, until time.Time) *event {
+	var longest *event
+	for at, e := range r {
+		if e.Kind == kind && e.Event == "gap" && e.Time.After(from) && e.Begin.Before(until) && (longest == nil || e.Seconds > longest.Seconds) {
+			longest = &r[at]
 		}
 	}
-	if !r.over(kind) {
-		return longest
-	}
-	last := r.progressed(kind)
-	if last.Before(from) {
-		last = from
-	}
-	return max(longest, until.Sub(last))
+	return longest
 }
 
-// resumed is when the longest of these steps ended.
-func (r record) resumed(kind string, from, until time.Time) time.Time {
-	var longest float64
-	ended := from
-	for _, e := range r {
-		if e.Kind == kind && e.Event == "gap" && e.Time.After(from) && e.Begin.Before(until) && e.Seconds > longest {
-			longest, ended = e.Seconds, e.Time
-		}
+// stall returns how long that step took. Work that ended by itself since from
+// stalls until the end.
+func (r record) stall(kind string, from, until time.Time) time.Duration {
+	var took time.Duration
+	if longest := r.longest(kind, from, until); longest != nil {
+		took = time.Duration(longest.Seconds * float64(time.Second))
 	}
-	return ended
+	if !r.over(kind) {
+		return took
+	}
+	return max(took, until.Sub(later(from, r.progressed(kind))))
 }
 
 // acknowledged is the number of the last line that the writer knows to be

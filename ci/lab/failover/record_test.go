@@ -45,13 +45,14 @@ func TestStallIsTheLongestStepBetweenFaultAndRecovery(t *testing.T) {
 	}
 }
 
-func TestWorkResumesWhenItsLongestStepEnds(t *testing.T) {
+func TestTheLongestStepSaysWhenWorkStoppedAndResumed(t *testing.T) {
 	saw := record{gap(writer, -1, 9), gap(writer, 2, 1), gap(writer, 5, 3), gap(writer, 6, 0.5), gap(opener, 8, 7)}
-	if got := saw.resumed(writer, noon, at(10)); !got.Equal(at(5)) {
-		t.Errorf("resumed at %s", got)
+	got := saw.longest(writer, noon, at(10))
+	if got == nil || !got.Begin.Equal(at(2)) || !got.Time.Equal(at(5)) {
+		t.Errorf("the longest step is %+v", got)
 	}
-	if got := saw.resumed(browser, noon, at(10)); !got.Equal(noon) {
-		t.Errorf("work that was never slow resumed at %s", got)
+	if got := saw.longest(browser, noon, at(10)); got != nil {
+		t.Errorf("work that was never slow has the step %+v", got)
 	}
 }
 
