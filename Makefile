@@ -66,6 +66,10 @@ e2e-run: ## The same on the laboratory that is up
 bench-failover: prepare bin/lab ## Measure fail-over, write out/bench/failover.json; SCENARIO=a,b RUNS=10 BASELINE=0 KEEP=1
 	SCENARIO='$(SCENARIO)' RUNS='$(RUNS)' BASELINE='$(BASELINE)' KEEP='$(KEEP)' go -C ci/lab run ./cmd/bench-failover $(CURDIR)/out/bench
 
+.PHONY: bench-resize
+bench-resize: prepare bin/lab ## Measure growing claims under load, write out/bench/resize.json; RUNS=50 KEEP=1
+	RUNS='$(RUNS)' KEEP='$(KEEP)' go -C ci/lab run ./cmd/bench-resize $(CURDIR)/out/bench
+
 .PHONY: lint
 lint: lint-go lint-chart lint-shell ## Lint Go code, chart and scripts
 

@@ -78,6 +78,8 @@ type Claim struct {
 	Modes  []corev1.PersistentVolumeAccessMode
 	Block  bool
 	Labels map[string]string
+	// CloneOf is a claim of the namespace whose volume is copied.
+	CloneOf string
 }
 
 // CreateClaim makes a claim.
@@ -96,12 +98,17 @@ func (c *Cluster) CreateClaim(ctx context.Context, claim Claim) error {
 	if claim.Block {
 		mode = corev1.PersistentVolumeBlock
 	}
+	var source *corev1.TypedLocalObjectReference
+	if claim.CloneOf != "" {
+		source = &corev1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: claim.CloneOf}
+	}
 	_, err = c.Client.CoreV1().PersistentVolumeClaims(c.Namespace).Create(ctx, &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: claim.Name, Labels: claim.Labels},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			AccessModes:      claim.Modes,
 			StorageClassName: &claim.Class,
 			VolumeMode:       &mode,
+			DataSource:       source,
 			Resources:        corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: size}},
 		},
 	}, metav1.CreateOptions{})

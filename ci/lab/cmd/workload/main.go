@@ -11,6 +11,7 @@
 //	workload open-loop DIR [--every D] [--for D]       create and remove files
 //	workload walk  DIR [--files N]                     create, list, stat and read many files
 //	workload browse DIR [--files N] [--every D] [--for D]  list and stat the same files, again and again
+//	workload df    DIR [--every D] [--for D]           how large the filesystem is, each time that changes
 //	workload use   DIR --name N [--rivals N,N]         all of that at once, until told to end
 //	workload detach FILE SUBCOMMAND...                 start a subcommand whose output goes to FILE, and leave it
 //
@@ -70,6 +71,7 @@ var commands = map[string]struct {
 	"open-loop": {openLoop, 1},
 	"walk":      {walk, 1},
 	"browse":    {browse, 1},
+	"df":        {space, 1},
 	"use":       {use, 1},
 }
 

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mainVariable makes the test program be the workload program, for detach.
@@ -329,4 +331,50 @@ func TestAWrongCommandLineIsRefused(t *testing.T) {
 			t.Errorf("%q was accepted", line)
 		}
 	}
+}
+
+func TestSizeOfTheFilesystemIsReportedWhenItChanges(t *testing.T) {
+	folder := t.TempDir()
+	if err := unix.Mount("none", folder, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(folder, 0) })
+	var output bytes.Buffer
+	say := newReporter(&output, time.Now)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var grown time.Time
+	err := run(ctx, []string{"df", folder, "--every", "2ms"}, func(event string, more fields) {
+		say(event, more)
+		switch {
+		case event == "size" && more["bytes"] == int64(1<<20):
+			if err := unix.Mount("none", folder, "tmpfs", unix.MS_REMOUNT, "size=3m"); err != nil {
+				t.Error(err)
+			}
+			grown = time.Now()
+		case event == "size":
+			cancel()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := parse(t, output.String())
+	if names(events) != "size size done" || events[1]["bytes"] != float64(3<<20) {
+		t.Fatalf("got %v", events)
+	}
+	asked, before := parseTime(t, events[1]["asked"]), parseTime(t, events[1]["before"])
+	if !before.Before(grown) || !asked.After(grown) {
+		t.Errorf("it grew at %s; the old size was asked for until %s, the new one from %s", grown, before, asked)
+	}
+}
+
+func parseTime(t *testing.T, value any) time.Time {
+	t.Helper()
+	text, _ := value.(string)
+	parsed, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
 }
