@@ -357,6 +357,15 @@ func (p *parts) add(name string, took time.Duration) {
 	p.names, p.took = append(p.names, name), append(p.took, took)
 }
 
+// done adds the time since the end of the part before.
+func (p *parts) done(name string, now time.Time) {
+	took := now.Sub(p.start)
+	for _, before := range p.took {
+		took -= before
+	}
+	p.add(name, took)
+}
+
 // partOf sums the steps up for users.
 var partOf = map[string]string{
 	"promote": "promote", "launch": "start", "probe": "probe", "endpoint": "endpoint",

@@ -66,8 +66,10 @@ func releasedStatus(f Facts, decision Decision) v1alpha1.NFSExportStatus {
 // is tried even if the one before failed, when fencing. If clients are to wait
 // for another server, the endpoint stays until that one points it to itself.
 func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
+	took := parts{start: a.now()}
 	if decision.Freeze {
 		a.freeze(ctx, f.Name)
+		took.done("freeze", a.now())
 	}
 	if decision.Fence {
 		return a.fence(ctx, f, decision.Freeze)
@@ -79,6 +81,7 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 		if err := a.endProcess(ctx, f.Name, false, a.settings.StopTimeout); err != nil && !f.LauncherDown {
 			return err
 		}
+		took.done("stop", a.now())
 	}
 	if decision.Keep {
 		return a.released(ctx, f, decision.Freeze, nil)
@@ -86,16 +89,22 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 	var endpointErr error
 	if !decision.Freeze {
 		endpointErr = a.removeEndpoint(ctx, f.Name)
+		took.done("endpoint", a.now())
 	}
 	for _, target := range []string{a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name)} {
 		if err := a.unmount(ctx, target); err != nil {
 			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
 		}
+		took.done("unmount", a.now())
 	}
 	if f.primary() && (f.Export != nil || f.holding() || f.Intent != nil) { // or else it is somebody else's
 		if err := a.demote(ctx, f.Resource.Name); err != nil {
 			return errors.Join(fmt.Errorf("release export %s: %w", f.Name, err), endpointErr)
 		}
+		took.done("demote", a.now())
+	}
+	if f.holding() {
+		klog.FromContext(ctx).Info("Released export", took.keysAndValues()...)
 	}
 	return a.released(ctx, f, decision.Freeze, endpointErr)
 }
