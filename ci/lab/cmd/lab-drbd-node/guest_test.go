@@ -315,9 +315,21 @@ func TestRealKernelSeesWhatItsRoleAllows(t *testing.T) {
 	g.serveBlocks()
 	g.sh("n1", "echo two >>/mnt/data/file && sync -f /mnt/data/file", 0)
 
-	// The device grows, and the filesystem in it.
+	// The device grows on all nodes while it is written to, and then its filesystem.
+	// No request fails, and all of the new part can be written.
+	loaded := make(chan string, 1)
+	go func() {
+		out, _ := g.try("n1", "for i in $(seq 40); do dd if=/dev/zero of=/mnt/data/load bs=64k count=4 oflag=direct conv=fsync 2>&1 || exit 3; sleep 0.1; done")
+		loaded <- out
+	}()
+	time.Sleep(time.Second)
 	g.must(g.Resize(t.Context(), "pvc-a", 0, 128<<20))
-	g.sh("n1", "blockdev --getsize64 /dev/drbd1000; resize2fs /dev/drbd1000 && df -m /mnt/data", 0, "134217728")
+	g.sh("n1", "blockdev --getsize64 /dev/drbd1000; drbdsetup status --json", 0, "134217728", `"size": 131072`)
+	g.sh("n2", "cat /sys/block/nbd0/size; drbdsetup status --json", 0, "262144", `"size": 131072`)
+	g.sh("n1", "resize2fs /dev/drbd1000 && df -m /mnt/data && dd if=/dev/zero of=/mnt/data/new bs=1M count=80 conv=fsync && rm /mnt/data/new", 0, "80+0 records out")
+	if out := <-loaded; !strings.HasSuffix(out, "exit 0\n") {
+		t.Errorf("a write failed while the device grew: %s", out)
+	}
 
 	// Forced demotion: I/O errors for the mounted filesystem, the peer takes
 	// over and replays the journal; the flag goes with the last close.
