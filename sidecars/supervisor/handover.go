@@ -242,8 +242,11 @@ func (a *Agent) unfreeze(ctx context.Context, f Facts) error {
 func (a *Agent) Drain(ctx context.Context) {
 	a.leaving.Store(true)
 	klog.FromContext(ctx).Info("Pod ends, handing over what is served here", "exports", a.served())
-	for ticker := time.NewTicker(drainInterval); ; {
-		a.TriggerAll()
+	a.TriggerAll()
+	for ticks := 1; ; ticks++ {
+		if ticks%drainTriggers == 0 {
+			a.TriggerAll()
+		}
 		if a.served() == 0 && len(a.starts) == 0 && a.nodeLock != nil && a.nodeLock.Awaited() {
 			a.stepBack(ctx)
 		}
@@ -255,12 +258,17 @@ func (a *Agent) Drain(ctx context.Context) {
 		case <-ctx.Done():
 			klog.FromContext(ctx).Info("Pod ends although exports are still here", "exports", a.served())
 			return
-		case <-ticker.C:
+		case <-time.After(drainPause):
 		}
 	}
 }
 
-const drainInterval = 500 * time.Millisecond
+const (
+	// drainPause is short: clients wait until the next supervisor is let in.
+	drainPause = 50 * time.Millisecond
+	// drainTriggers is after how many pauses all exports are looked at again.
+	drainTriggers = 20
+)
 
 // busy says whether something is served here, or clients are kept waiting.
 func (a *Agent) busy() bool {
