@@ -69,7 +69,7 @@ func run(ctx context.Context, kubeconfig string) error {
 	}
 
 	metrics := reconnector.NewMetrics()
-	agent := reconnector.NewAgent(kernel, kernel, informers, metrics)
+	agent := reconnector.NewAgent(kernel, kernel, kernel, informers, metrics)
 	publisher := reconnector.NewPublisher(settings, interfaces,
 		client.CoreV1().ConfigMaps(settings.PodNamespace), client.CoreV1().Nodes(), metrics)
 	go func() {

@@ -26,6 +26,11 @@ type Translations interface {
 	Forget(Translation) error
 }
 
+// Routes tells where new connections are sent. Kernel implements it.
+type Routes interface {
+	Route(remote netip.AddrPort) (Route, error)
+}
+
 // Services knows where clients connect to.
 type Services interface {
 	// Service is the address of an export's Service; invalid if it has none.
@@ -37,6 +42,7 @@ type Services interface {
 type Agent struct {
 	sockets      Sockets
 	translations Translations
+	routes       Routes
 	services     Services
 	metrics      *Metrics
 
@@ -47,9 +53,9 @@ type Agent struct {
 }
 
 // NewAgent returns an Agent; Run starts it.
-func NewAgent(sockets Sockets, translations Translations, services Services, metrics *Metrics) *Agent {
+func NewAgent(sockets Sockets, translations Translations, routes Routes, services Services, metrics *Metrics) *Agent {
 	return &Agent{
-		sockets: sockets, translations: translations, services: services, metrics: metrics,
+		sockets: sockets, translations: translations, routes: routes, services: services, metrics: metrics,
 		wake:      make(chan struct{}, 1),
 		movements: map[string]*movement{},
 	}
@@ -147,41 +153,42 @@ type client struct {
 	movement  *movement
 	atService bool
 	first     bool // first look since the export moved
+	tried     bool // the way to the Service, in this look
 }
 
 // clients returns the remote addresses that the clients of the exports that have
 // just changed may be connected to.
-func (a *Agent) clients() map[netip.AddrPort]client {
+func (a *Agent) clients() map[netip.AddrPort]*client {
 	a.lock.Lock()
 	defer a.lock.Unlock()
 	now := time.Now()
-	clients, served := map[netip.AddrPort]client{}, map[netip.AddrPort]bool{}
+	clients, served := map[netip.AddrPort]*client{}, map[netip.AddrPort]bool{}
 	for export, m := range a.movements {
 		served[m.endpoint] = true
 		if m.pause(now) == 0 {
 			continue
 		}
-		c := client{export: export, movement: m}
+		m.misled = false // until this look finds one
 		for former, left := range m.former {
 			if now.Sub(left) <= watchPeriod {
-				clients[former] = c
+				clients[former] = &client{export: export, movement: m}
 			}
 		}
 		if service := a.services.Service(export); service.IsValid() {
-			c.atService = true
-			if c.first = m.moved && m.older == nil; c.first {
+			first := m.moved && m.older == nil
+			if first {
 				m.older = map[uint64]bool{}
 			}
-			clients[service] = c
+			clients[service] = &client{export: export, movement: m, atService: true, first: first}
 		}
 	}
 	// Ports are used again: what was one export's endpoint may be another's.
-	maps.DeleteFunc(clients, func(remote netip.AddrPort, c client) bool { return !c.atService && served[remote] })
+	maps.DeleteFunc(clients, func(remote netip.AddrPort, c *client) bool { return !c.atService && served[remote] })
 	return clients
 }
 
 // gather adds what connection tracking knows. A failure makes it unknown.
-func (a *Agent) gather(c client, socket Socket) (facts, Translation, error) {
+func (a *Agent) gather(c *client, socket Socket) (facts, Translation, error) {
 	f := facts{Socket: socket, Endpoint: c.movement.endpoint, AtService: c.atService, SinceMove: time.Since(c.movement.changed)}
 	if !c.atService {
 		return f, Translation{}, nil
@@ -190,17 +197,36 @@ func (a *Agent) gather(c client, socket Socket) (facts, Translation, error) {
 	if errors.Is(err, errors.ErrUnsupported) {
 		err = nil // said once, at the start
 	}
-	if found {
-		f.LeadsTo = translation.To
-	} else {
+	if !found {
 		f.Older = c.movement.isOlder(socket.Cookie, c.first)
+		return f, translation, err
+	}
+	f.LeadsTo = translation.To
+	if f.LeadsTo != f.Endpoint {
+		f.Misled, err = a.misled(c, socket.Remote)
 	}
 	return f, translation, err
 }
 
+// misled says whether new connections to an export's Service are still sent
+// elsewhere than where it is served. It tries that once in a look, and only if
+// there is somebody to help.
+func (a *Agent) misled(c *client, service netip.AddrPort) (bool, error) {
+	if c.tried {
+		return c.movement.misled, nil
+	}
+	c.tried = true
+	route, err := a.routes.Route(service)
+	if err != nil {
+		return false, err
+	}
+	c.movement.misled = route.Known && route.To != c.movement.endpoint
+	return c.movement.misled, nil
+}
+
 // act destroys first: the socket's last packet, a reset, shall still go to where
 // its other packets went.
-func (a *Agent) act(ctx context.Context, c client, f facts, d decision, translation Translation) error {
+func (a *Agent) act(ctx context.Context, c *client, f facts, d decision, translation Translation) error {
 	if d.Reason == "" {
 		return nil
 	}

@@ -17,10 +17,12 @@ type fakeKernel struct {
 	lock         sync.Mutex
 	sockets      []Socket
 	translations map[netip.AddrPort]netip.AddrPort // by the socket's own address
+	routes       map[netip.AddrPort]Route          // by the Service
 	destroyError error
 	lookupError  error
 
 	looks     int
+	tries     int
 	listed    []netip.AddrPort
 	destroyed []netip.AddrPort
 	forgotten []netip.AddrPort
@@ -55,19 +57,29 @@ func (k *fakeKernel) Lookup(from, _ netip.AddrPort) (Translation, bool, error) {
 	k.lock.Lock()
 	defer k.lock.Unlock()
 	to, found := k.translations[from]
-	return Translation{To: to}, found, k.lookupError
+	return Translation{To: to, reply: []byte(from.String())}, found, k.lookupError
 }
 
 func (k *fakeKernel) Forget(t Translation) error {
 	k.lock.Lock()
 	defer k.lock.Unlock()
 	k.forgotten = append(k.forgotten, t.To)
-	for from, to := range k.translations {
-		if to == t.To {
-			delete(k.translations, from)
-		}
-	}
+	delete(k.translations, netip.MustParseAddrPort(string(t.reply)))
 	return nil
+}
+
+func (k *fakeKernel) Route(remote netip.AddrPort) (Route, error) {
+	k.lock.Lock()
+	defer k.lock.Unlock()
+	k.tries++
+	return k.routes[remote], nil
+}
+
+// route sets where new connections to a Service are sent.
+func (k *fakeKernel) route(service netip.AddrPort, route Route) {
+	k.lock.Lock()
+	defer k.lock.Unlock()
+	k.routes[service] = route
 }
 
 // counts returns what happened since it was called last.
@@ -75,7 +87,7 @@ func (k *fakeKernel) counts() (looks, destroyed, forgotten int) {
 	k.lock.Lock()
 	defer k.lock.Unlock()
 	looks, destroyed, forgotten = k.looks, len(k.destroyed), len(k.forgotten)
-	k.looks, k.destroyed, k.forgotten = 0, nil, nil
+	k.looks, k.tries, k.destroyed, k.forgotten = 0, 0, nil, nil
 	return
 }
 
@@ -113,8 +125,8 @@ func socketTo(number int, remote netip.AddrPort) Socket {
 // A, and their first looks are over.
 func inBubble(t *testing.T, test func(t *testing.T, a *Agent, k *fakeKernel)) {
 	synctest.Test(t, func(t *testing.T) {
-		k := &fakeKernel{translations: map[netip.AddrPort]netip.AddrPort{}}
-		a := NewAgent(k, k, fakeServices{"pvc-1": service1, "pvc-2": service2}, NewMetrics())
+		k := &fakeKernel{translations: map[netip.AddrPort]netip.AddrPort{}, routes: map[netip.AddrPort]Route{}}
+		a := NewAgent(k, k, k, fakeServices{"pvc-1": service1, "pvc-2": service2}, NewMetrics())
 		ctx, cancel := context.WithCancel(t.Context())
 		var done sync.WaitGroup
 		done.Go(func() { a.Run(ctx) })
@@ -174,6 +186,85 @@ func TestExportsThatMoveTogetherShareTheirLooks(t *testing.T) {
 	})
 }
 
+func TestClientIsFreedAsSoonAsNewConnectionsReachTheServer(t *testing.T) {
+	for name, before := range map[string]Route{
+		"sent to the old server": {Known: true, To: endpointA},
+		"refused":                {Known: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, a *Agent, k *fakeKernel) {
+				client, second := socketTo(1, service1), socketTo(2, service1)
+				k.add(client, second)
+				k.lead(client, endpointA)
+				k.lead(second, endpointA)
+				k.route(service1, before)
+				a.Observe("pvc-1", endpointB)
+				time.Sleep(550 * time.Millisecond)
+				synctest.Wait()
+				if looks, destroyed, forgotten := k.counts(); destroyed != 0 || forgotten != 0 || looks < 5 {
+					t.Fatalf("%d destroyed, %d forgotten in %d looks: the clients would be tied to the old server again", destroyed, forgotten, looks)
+				}
+				k.route(service1, Route{Known: true, To: endpointB})
+				time.Sleep(100 * time.Millisecond)
+				synctest.Wait()
+				if k.tries != 1 {
+					t.Errorf("%d tries in one look", k.tries)
+				}
+				if _, destroyed, _ := k.counts(); destroyed != 2 {
+					t.Errorf("%d destroyed", destroyed)
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if k.tries != 0 {
+					t.Errorf("%d tries for nobody", k.tries)
+				}
+			})
+		})
+	}
+}
+
+func TestClientOfASlowProxyIsNotForgotten(t *testing.T) {
+	inBubble(t, func(t *testing.T, a *Agent, k *fakeKernel) {
+		client := socketTo(1, service1)
+		k.add(client)
+		k.lead(client, endpointA)
+		k.route(service1, Route{Known: true, To: endpointA})
+		a.Observe("pvc-1", endpointB)
+		time.Sleep(time.Minute)
+		k.route(service1, Route{Known: true, To: endpointB})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if _, destroyed, _ := k.counts(); destroyed != 1 {
+			t.Errorf("%d destroyed", destroyed)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if looks, _, _ := k.counts(); looks > 1 {
+			t.Errorf("%d looks for nobody", looks)
+		}
+	})
+}
+
+func TestClientOfADeadProxyIsNotLookedAtForEver(t *testing.T) {
+	inBubble(t, func(t *testing.T, a *Agent, k *fakeKernel) {
+		client := socketTo(1, service1)
+		k.add(client)
+		k.lead(client, endpointA)
+		k.route(service1, Route{Known: true, To: endpointA})
+		a.Observe("pvc-1", endpointB)
+		time.Sleep(misledPeriod + time.Second)
+		synctest.Wait()
+		k.counts()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if looks, destroyed, _ := k.counts(); looks != 0 || destroyed != 0 {
+			t.Errorf("%d looks, %d destroyed", looks, destroyed)
+		}
+	})
+}
+
+// Where nobody can tell, a client may have been freed before kube-proxy has changed
+// its rules.
 func TestClientThatReconnectedTooEarlyIsFreedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, a *Agent, k *fakeKernel) {
 		client := socketTo(1, service1)
@@ -184,7 +275,6 @@ func TestClientThatReconnectedTooEarlyIsFreedAgain(t *testing.T) {
 		if _, destroyed, forgotten := k.counts(); destroyed != 1 || forgotten != 1 {
 			t.Fatalf("%d destroyed, %d forgotten", destroyed, forgotten)
 		}
-		// kube-proxy has not changed its rules yet.
 		early := socketTo(2, service1)
 		early.State, early.Repeats = SynSent, time.Second
 		k.add(early)

@@ -41,6 +41,9 @@ type facts struct {
 	AtService bool
 	// LeadsTo is where its packets are sent; invalid: unknown.
 	LeadsTo netip.AddrPort
+	// Misled: new connections to the Service are still sent elsewhere than to
+	// Endpoint, or refused.
+	Misled bool
 	// Older: the socket was established before the export moved.
 	Older bool
 	// SinceMove is how long ago the endpoint changed.
@@ -62,6 +65,8 @@ func decide(f facts) decision {
 		return decision{} // the server may come back where it was
 	case f.Socket.Remote == f.Endpoint || f.LeadsTo == f.Endpoint:
 		return decision{} // also while it connects: a SYN is repeated after a second
+	case f.Misled:
+		return decision{} // its client would only be tied to the old address again
 	case !f.AtService:
 		return decision{Destroy: true, Reason: FormerEndpoint}
 	case f.LeadsTo.IsValid():

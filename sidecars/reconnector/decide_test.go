@@ -22,6 +22,7 @@ func TestOnlyWhatLeadsToAFormerServerIsStale(t *testing.T) {
 		repeats  time.Duration
 		leadsTo  netip.AddrPort
 		endpoint netip.AddrPort
+		misled   bool
 		older    bool
 		since    time.Duration
 		want     decision
@@ -32,6 +33,8 @@ func TestOnlyWhatLeadsToAFormerServerIsStale(t *testing.T) {
 		{name: "sent to the Service itself, before there was a rule", remote: service, state: Established, leadsTo: service, endpoint: current, want: destroy},
 		{name: "closing towards the former server", remote: service, state: FinWait1, leadsTo: former, endpoint: current, want: destroy},
 		{name: "retransmitting to the former server", remote: service, state: Established, repeats: time.Second, leadsTo: former, endpoint: current, want: destroy},
+		{name: "new connections still go to the former server", remote: service, state: Established, leadsTo: former, endpoint: current, misled: true, want: keep},
+		{name: "connecting, and the next SYN would go there, too", remote: service, state: SynSent, repeats: time.Second, leadsTo: former, endpoint: current, misled: true, want: keep},
 		{name: "no server", remote: service, state: Established, leadsTo: former, endpoint: nowhere, want: keep},
 		{name: "no server, connecting", remote: service, state: SynSent, repeats: time.Second, leadsTo: former, endpoint: nowhere, want: keep},
 
@@ -56,7 +59,7 @@ func TestOnlyWhatLeadsToAFormerServerIsStale(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got := decide(facts{
 				Socket:   Socket{Remote: test.remote, State: test.state, Repeats: test.repeats},
-				Endpoint: test.endpoint, AtService: test.remote == service, LeadsTo: test.leadsTo, Older: test.older, SinceMove: test.since,
+				Endpoint: test.endpoint, AtService: test.remote == service, LeadsTo: test.leadsTo, Misled: test.misled, Older: test.older, SinceMove: test.since,
 			})
 			if got != test.want {
 				t.Errorf("got %+v, want %+v", got, test.want)

@@ -9,17 +9,19 @@ import (
 const (
 	// urgentPeriod is how long after a change connections are looked at every
 	// urgentPause: kube-proxy changes its rules up to a second later, and a client
-	// that was quicker is tied to the old address again.
+	// that connects before that is tied to the old address.
 	urgentPeriod = 3 * time.Second
 	urgentPause  = 100 * time.Millisecond
 	// watchPeriod is how long they are looked at every watchPause. Nobody looks
-	// afterwards.
+	// afterwards, unless somebody waits for kube-proxy.
 	watchPeriod = 15 * time.Second
 	watchPause  = time.Second
+	// misledPeriod is how long clients wait for kube-proxy at the most.
+	misledPeriod = 2 * time.Minute
 )
 
-// movement is the last change of one export's endpoint. All but older is constant:
-// a new change makes a new movement.
+// movement is the last change of one export's endpoint. A new change makes a new
+// movement; only misled and older change, and only the looks use them.
 type movement struct {
 	// endpoint is where the export is served; invalid: nowhere.
 	endpoint netip.AddrPort
@@ -31,6 +33,9 @@ type movement struct {
 	moved bool
 	// former are earlier endpoints, and when they were left.
 	former map[netip.AddrPort]time.Time
+	// misled: the last look found clients that cannot be helped yet, because new
+	// connections are still sent elsewhere.
+	misled bool
 	// older are the cookies of the connections that were there at the first look
 	// after the export has moved, and of which it is not known where they lead; nil
 	// before that look.
@@ -67,7 +72,7 @@ func follow(old *movement, endpoint netip.AddrPort, now time.Time) *movement {
 // none is due.
 func (m *movement) pause(now time.Time) time.Duration {
 	switch age := now.Sub(m.changed); {
-	case !m.endpoint.IsValid() || age >= watchPeriod:
+	case !m.endpoint.IsValid() || age >= misledPeriod || age >= watchPeriod && !m.misled:
 		return 0
 	case age >= urgentPeriod:
 		return watchPause

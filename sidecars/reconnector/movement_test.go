@@ -83,6 +83,17 @@ func TestLooksBecomeRareAndEnd(t *testing.T) {
 			t.Errorf("after %v: pause of %v, want %v", after, got, want)
 		}
 	}
+	served.misled = true
+	for after, want := range map[time.Duration]time.Duration{
+		2 * time.Second:   100 * time.Millisecond,
+		15 * time.Second:  time.Second,
+		119 * time.Second: time.Second,
+		2 * time.Minute:   0,
+	} {
+		if got := served.pause(changed.Add(after)); got != want {
+			t.Errorf("waiting for kube-proxy, after %v: pause of %v, want %v", after, got, want)
+		}
+	}
 	if nowhere := (&movement{changed: changed}).pause(changed); nowhere != 0 {
 		t.Errorf("an export without a server is looked at")
 	}

@@ -1,9 +1,12 @@
 package reconnector
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
@@ -47,7 +51,7 @@ func (l *laboratory) reconnect() discoveryclient.EndpointSliceInterface {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	agent := NewAgent(l.kernel, l.kernel, informers, NewMetrics())
+	agent := NewAgent(l.kernel, l.kernel, l.kernel, informers, NewMetrics())
 	if err := informers.Start(l.t.Context()); err != nil {
 		l.t.Fatal(err)
 	}
@@ -56,8 +60,14 @@ func (l *laboratory) reconnect() discoveryclient.EndpointSliceInterface {
 	}
 	done := make(chan struct{})
 	go func() {
-		agent.Run(l.t.Context())
-		close(done)
+		defer close(done)
+		onThread(func() { // on the node, for its routes
+			if err := netns.Set(l.node.handle); err != nil {
+				l.t.Errorf("enter a network namespace: %v", err)
+				return
+			}
+			agent.Run(l.t.Context())
+		})
 	}()
 	l.t.Cleanup(func() { <-done })
 	return client.DiscoveryV1().EndpointSlices(testNamespace)
@@ -107,6 +117,72 @@ func TestClientOfADeadServerComesBackAtOnce(t *testing.T) {
 			time.Sleep(200 * time.Millisecond) // more looks
 			if server, err := right.ask(); err != nil || server != "b" {
 				t.Errorf("the client of the right server got %q, %v", server, err)
+			}
+		})
+	}
+}
+
+// kube-proxy always learns of a move later than it takes to destroy a connection.
+func TestClientWaitsUntilTheProxyLeadsItToTheNewServer(t *testing.T) {
+	for _, p := range protocols {
+		for _, old := range []string{"silent", "refusing"} {
+			t.Run(p.name+" "+old, func(t *testing.T) {
+				t.Parallel()
+				l := newLaboratory(t, p)
+				l.lead("a")
+				slices := l.reconnect()
+				stale := l.mustConnect(l.service, "a")
+				if old == "silent" {
+					l.silence("a")
+				} else {
+					l.servers["a"].run(l.iptables + " -I INPUT -p tcp -j REJECT --reject-with tcp-reset")
+				}
+				l.move(slices, "b")
+				if _, err := stale.read(700 * time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatalf("before the rules have changed the client sees %v", err)
+				}
+				l.lead("b")
+				started := time.Now()
+				stale.lines = bufio.NewScanner(stale)
+				if _, err := stale.read(500 * time.Millisecond); !errors.Is(err, unix.ECONNABORTED) {
+					t.Fatalf("%v after the rules have changed the client sees %v", time.Since(started), err)
+				}
+				t.Logf("destroyed %v after the rules have changed", time.Since(started))
+				l.mustConnect(l.service, "b")
+			})
+		}
+	}
+}
+
+func TestWayOfNewConnectionsIsTried(t *testing.T) {
+	for _, p := range protocols {
+		t.Run(p.name, func(t *testing.T) {
+			l := newLaboratory(t, p)
+			route := func() (route Route) {
+				var err error
+				l.node.do(func() { route, err = l.kernel.Route(l.service) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				return route
+			}
+			if got := route(); got.Known {
+				t.Errorf("without connection tracking the way is %+v", got)
+			}
+			for _, server := range []string{"a", "b", "a"} {
+				l.lead(server)
+				if got, want := route(), (Route{Known: true, To: p.servers[server]}); got != want {
+					t.Errorf("the way is %+v, want %+v", got, want)
+				}
+			}
+			l.silence("a")
+			if got, want := route(), (Route{Known: true, To: p.servers["a"]}); got != want {
+				t.Errorf("to a dead server the way is %+v, want %+v", got, want)
+			}
+			// As kube-proxy does for a Service without endpoints.
+			l.node.run(fmt.Sprintf("%s -t nat -F OUTPUT\n%s -A OUTPUT -d %s -p tcp -j REJECT", p.iptables, p.iptables, l.service.Addr()))
+			if got, want := route(), (Route{Known: true}); got != want {
+				t.Errorf("refused, the way is %+v, want %+v", got, want)
 			}
 		})
 	}
