@@ -123,7 +123,7 @@ func modules() []guest.Module {
 		{Name: "nbd", Parameters: []string{"nbds_max=0", "max_part=0"}},
 	}
 	for _, name := range strings.Fields(`
-		overlay veth bridge br_netfilter nf_conntrack nf_conntrack_netlink
+		overlay veth bridge br_netfilter nf_conntrack nf_conntrack_netlink tcp_diag_destroy
 		iptable_nat iptable_filter iptable_mangle ip6table_nat ip6table_filter ip6table_mangle
 		xt_comment xt_mark xt_MASQUERADE xt_conntrack xt_addrtype xt_statistic xt_nat xt_tcpudp
 		xt_multiport xt_recent xt_REDIRECT xt_nfacct ipt_REJECT nfs nfsv4 loop dummy`) {

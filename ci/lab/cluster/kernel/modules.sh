@@ -4,6 +4,7 @@
 # neither IPv4 nor IPv6. kube-proxy and linstor-rwx need one of them. This
 # compiles the modules of the legacy tables from Debian's source of the same
 # kernel with the same configuration, and puts them beside the package's own.
+# Nor can it destroy sockets, which nfs-reconnector needs.
 set -eu
 
 mount -t proc proc /proc
@@ -29,8 +30,22 @@ CONFIG_IP6_NF_MANGLE=m
 CONFIG_IP6_NF_RAW=m
 CONFIG
 
+# The kernel has the listing of TCP sockets built in, without their destruction.
+# This module is the same code with it; it puts itself in the place of the
+# built-in one, which is an entry in a table.
+sed 's/^\treturn inet_diag_register(/\tinet_diag_unregister(\&tcp_diag_handler);\n&/' \
+	net/ipv4/tcp_diag.c >net/ipv4/tcp_diag_destroy.c
+if cmp -s net/ipv4/tcp_diag.c net/ipv4/tcp_diag_destroy.c; then
+	echo "tcp_diag.c does not register its handler as it used to" >&2
+	exit 1
+fi
+cat >>net/ipv4/Makefile <<MAKEFILE
+obj-m += tcp_diag_destroy.o
+CFLAGS_tcp_diag_destroy.o := -DCONFIG_INET_DIAG_DESTROY
+MAKEFILE
+
 # x_tables is replaced: the package's lacks what the tables call.
-modules=net/netfilter/x_tables.ko
+modules="net/netfilter/x_tables.ko net/ipv4/tcp_diag_destroy.ko"
 for table in ip_tables iptable_filter iptable_nat iptable_mangle iptable_raw; do
 	modules="$modules net/ipv4/netfilter/$table.ko"
 done
