@@ -385,7 +385,7 @@ func describe(f Facts, reason, message string) Decision {
 	if mayBeServedUnseen(f) {
 		return nothing(writerStagger)
 	}
-	if !changesStatus(f.Export.Status, unservedStatus(f, decision)) {
+	if !changesMeaning(f.Export.Status, unservedStatus(f, decision)) {
 		return nothing(0)
 	}
 	if wait := time.Duration(speakRank(f))*writerStagger - f.Now.Sub(f.Timers.Unserved); wait > 0 {

@@ -261,3 +261,21 @@ func TestNothingBadInALongRandomLife(t *testing.T) {
 		}
 	}
 }
+
+// While a cluster heals, each node cannot serve for another detail.
+func TestNodesThatCannotServeDoNotWriteInTurns(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.attached[testExport] = true
+	w.machine("n1").disk, w.machine("n2").disk = "Consistent", "Outdated"
+	for range 20 {
+		w.machine("n1").settle()
+		w.machine("n2").settle()
+		w.advance(time.Second)
+	}
+	if w.writes > 2 {
+		t.Errorf("%d writes for one state", w.writes)
+	}
+	if status := w.export().Status; status.Phase != v1alpha1.PhaseFailed || meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionReady) {
+		t.Errorf("status: %+v", status)
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -22,6 +23,21 @@ const statusInterval = 5 * time.Second
 // changesStatus says whether a write would tell anybody anything new.
 func changesStatus(current, desired v1alpha1.NFSExportStatus) bool {
 	return !equality.Semantic.DeepEqual(current, desired)
+}
+
+// changesMeaning says whether a write would change more than words. Nodes that
+// cannot serve, each for a detail of its own, would otherwise write in turns.
+func changesMeaning(current, desired v1alpha1.NFSExportStatus) bool {
+	desired = *desired.DeepCopy()
+	if desired.Phase == current.Phase {
+		desired.Message = current.Message
+	}
+	for i, condition := range desired.Conditions {
+		if old := meta.FindStatusCondition(current.Conditions, condition.Type); old != nil && old.Status == condition.Status && old.Reason == condition.Reason {
+			desired.Conditions[i] = *old
+		}
+	}
+	return changesStatus(current, desired)
 }
 
 // changesCountersOnly says whether the two differ only in what changes often.
