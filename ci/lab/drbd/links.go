@@ -224,6 +224,15 @@ func (c *Cluster) resolveLost(r *replica) {
 		}
 	}
 	c.settle(r.res)
+	// A peer that connected before had nobody good enough to copy from.
+	for _, l := range r.links {
+		if l.state != stateConnected {
+			continue
+		}
+		for number := range r.disks {
+			c.startResync(r.res.replicas[l.peer], number)
+		}
+	}
 }
 
 // handshake connects two replicas; false when two Primaries would meet.

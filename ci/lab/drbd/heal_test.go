@@ -1,0 +1,42 @@
+package drbd
+
+import (
+	"testing"
+	"time"
+)
+
+// Three nodes are all cut off from each other while one of them, the Primary, had
+// a write under way, which a resync has to undo. It meets a node first that alone
+// is not good enough to copy from. When that has quorum again, the copy starts.
+func TestDiskThatMetNobodyGoodEnoughCopiesLater(t *testing.T) {
+	inLab(t, majority, func(l *lab) {
+		l.must(l.Deconfigure(t.Context(), "n2", "pvc-a"))
+		l.AddNode("n3")
+		l.must(l.Register(t.Context(), "n3", "boot1"))
+		l.configure("n3", majority)
+		l.wait(20 * time.Second)
+		l.promote("n0")
+		l.Partition()
+		hanging := l.startIO("n0", 0, true)
+		l.wait(12 * time.Second)
+		if err := <-hanging; err == nil {
+			t.Fatal("a write without quorum was acknowledged")
+		}
+		l.must(l.Demote(t.Context(), "n0", "pvc-a", true))
+
+		l.Partition([]string{"n0", "n1"})
+		l.wait(10 * time.Second)
+		if disk := l.state("n0").Volumes[0].Disk; disk != Outdated {
+			t.Errorf("the disk of n0 is %s with nobody to copy from", disk)
+		}
+		l.Heal()
+		l.wait(15 * time.Second)
+		for _, node := range []string{"n0", "n1", "n3"} {
+			for _, volume := range l.state(node).Volumes {
+				if volume.Disk != UpToDate {
+					t.Errorf("volume %d of %s is %s after everything has healed", volume.Number, node, volume.Disk)
+				}
+			}
+		}
+	})
+}
