@@ -231,7 +231,7 @@ func (a *Agent) act(ctx context.Context, c *client, f facts, d decision, transla
 		return nil
 	}
 	log := klog.FromContext(ctx).WithValues("export", c.export, "localPort", f.Socket.Local.Port(), "state", f.Socket.State,
-		"old", oldAddress(f), "new", f.Endpoint, "reason", d.Reason)
+		"old", oldAddress(f), "new", f.Endpoint, "reason", d.Reason, "sinceMove", f.SinceMove.Round(time.Millisecond))
 	if d.Destroy {
 		err := a.sockets.Destroy(f.Socket)
 		switch {
