@@ -32,7 +32,9 @@ type Bench struct {
 	consumer string
 	// runs counts the runs: each has a folder of its own on the volume.
 	runs int
-	say  func(format string, arguments ...any)
+	// whole is set while nothing has happened to the laboratory since a Repair.
+	whole bool
+	say   func(format string, arguments ...any)
 }
 
 // New makes a claim of the class in the cluster's namespace and waits until it
@@ -122,7 +124,7 @@ func (b *Bench) Run(ctx context.Context, s Scenario) (Result, error) {
 	b.runs++
 	i := &incident{Bench: b, scenario: s, folder: fmt.Sprintf("run-%d", b.runs), started: time.Now()}
 	err := inOrder(ctx,
-		step{"find the laboratory whole", within(repairTime, b.Repair)},
+		step{"find the laboratory whole", within(repairTime, i.findWhole)},
 		step{"place the clients", within(placeTime, i.place)},
 		step{"let the clients work", within(placeTime, i.work)},
 		step{"break it", within(answerTime, i.strike)},

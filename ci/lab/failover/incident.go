@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,6 +53,14 @@ type incident struct {
 	finished chan error
 
 	result Result
+}
+
+// findWhole mends what is left of others' faults.
+func (i *incident) findWhole(ctx context.Context) error {
+	if i.whole {
+		return nil
+	}
+	return i.Repair(ctx)
 }
 
 // place finds the server and puts the clients where the scenario wants them.
@@ -114,10 +123,9 @@ func (i *incident) seat(ctx context.Context, seats []seat) error {
 // work starts the clients and returns when they have worked undisturbed for a
 // while.
 func (i *incident) work(ctx context.Context) error {
-	for _, client := range i.clients {
-		if err := client.start(ctx, i.cluster, i.folder); err != nil {
-			return err
-		}
+	err := together(i.clients, func(client *client) error { return client.start(ctx, i.cluster, i.folder) })
+	if err != nil {
+		return err
 	}
 	return i.awaitClients(ctx, calm)
 }
@@ -189,7 +197,7 @@ func (i *incident) strike(ctx context.Context) error {
 		}
 	}
 	i.say("%s: node %s serves, clients on %s", i.scenario.Name, i.server.Name, i.clientNodes())
-	i.struck = time.Now()
+	i.struck, i.whole = time.Now(), false
 	return i.scenario.strike(ctx, i)
 }
 
@@ -237,7 +245,7 @@ func (i *incident) mend(ctx context.Context) error {
 			}
 		}
 	}
-	i.mended = true
+	i.mended, i.whole = true, true
 	return nil
 }
 
@@ -309,6 +317,17 @@ func (i *incident) stop(ctx context.Context) error {
 		}
 		return true, nil
 	})
+}
+
+// together calls f for all clients at the same time.
+func together(clients []*client, f func(*client) error) error {
+	failures := make([]error, len(clients))
+	var running sync.WaitGroup
+	for at, client := range clients {
+		running.Go(func() { failures[at] = f(client) })
+	}
+	running.Wait()
+	return errors.Join(failures...)
 }
 
 // clientPods returns the pods of clients.

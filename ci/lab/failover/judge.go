@@ -2,10 +2,12 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
@@ -62,33 +64,46 @@ func (i *incident) judgeClients(ctx context.Context) error {
 // judgeFiles looks for every acknowledged line. What a doomed client was told
 // before it died counts, too.
 func (i *incident) judgeFiles(ctx context.Context) error {
-	for _, client := range i.clients {
-		saw := i.known[client]
-		if !client.doomed {
-			var err error
-			if saw, err = client.read(ctx); err != nil {
-				return err
-			}
+	var lock sync.Mutex
+	return together(i.clients, func(client *client) error {
+		verdict, err := i.check(ctx, client)
+		if err != nil {
+			return err
 		}
-		last := saw.acknowledged()
-		if last < 0 {
-			return fmt.Errorf("the writer on %s has written nothing", client.node.Name)
+		lock.Lock()
+		defer lock.Unlock()
+		i.result.AcknowledgedWritesLost += verdict.Lost
+		if verdict.Event == "broken" && verdict.Lost == 0 {
+			i.result.Problems = append(i.result.Problems, fmt.Sprintf("the lines of the client on %s are damaged: some are there twice, or are no lines", client.node.Name))
 		}
-		witness := client.checkedBy(i.survivors())
-		out, err := i.cluster.Exec(ctx, witness.pod, scenario.Workload, "check", client.lines(i.folder), "--acknowledged", strconv.Itoa(last))
-		verdict, readErr := parseRecord([]byte(out))
-		switch {
-		case readErr != nil:
-			return readErr
-		case len(verdict) == 0 || !verdict.has("", "intact") && !verdict.has("", "broken"):
-			return fmt.Errorf("check the lines of %s: it ended without a verdict: %w", client.node.Name, err)
-		}
-		i.result.AcknowledgedWritesLost += verdict[0].Lost
-		if verdict[0].Event == "broken" && verdict[0].Lost == 0 {
-			i.result.Problems = append(i.result.Problems, fmt.Sprintf("the lines of the client on %s are damaged: %s", client.node.Name, strings.TrimSpace(out)))
+		return nil
+	})
+}
+
+// check lets another client read what a client has written.
+func (i *incident) check(ctx context.Context, client *client) (event, error) {
+	saw := i.known[client]
+	if !client.doomed {
+		var err error
+		if saw, err = client.read(ctx); err != nil {
+			return event{}, err
 		}
 	}
-	return nil
+	last := saw.acknowledged()
+	if last < 0 {
+		return event{}, fmt.Errorf("the writer on %s has written nothing", client.node.Name)
+	}
+	witness := client.checkedBy(i.survivors())
+	// Its exit code says no more than its verdict, and nothing if there is none.
+	out, failure := i.cluster.Exec(ctx, witness.pod, scenario.Workload, "check", client.lines(i.folder), "--acknowledged", strconv.Itoa(last))
+	said, err := parseRecord([]byte(out))
+	if err != nil {
+		return event{}, err
+	}
+	if !said.has("", "intact") && !said.has("", "broken") {
+		return event{}, errors.Join(fmt.Errorf("check the lines of the client on %s: no verdict, but %q", client.node.Name, out), failure)
+	}
+	return said[len(said)-1], nil
 }
 
 // judgeStorage counts what DRBD would not have survived, and makes room for what
