@@ -56,6 +56,10 @@ const (
 	// the export over to the node that it names. It is removed when that is done
 	// or refused.
 	MoveToAnnotation = Prefix + "move-to"
+	// AwaitedAnnotation on an EndpointSlice says that the server there does not
+	// answer yet: kube-proxy may lead new connections there already, but
+	// nfs-reconnector must not make clients connect anew.
+	AwaitedAnnotation = Prefix + "awaited"
 	// NodeAddressesLabel marks the ConfigMap in which nfs-reconnector says from
 	// which addresses its node may come. Read by ganesha-supervisor, which lets
 	// nodes connect and nobody else. Value: name of the node.

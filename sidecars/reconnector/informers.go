@@ -68,7 +68,7 @@ func (i *Informers) Start(ctx context.Context) error {
 // changed, and forget when an export is gone.
 func (i *Informers) Notify(observe func(export string, endpoint netip.AddrPort), forget func(export string)) error {
 	seen := func(object any) {
-		if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
+		if slice, ok := object.(*discoveryv1.EndpointSlice); ok && slice.Annotations[names.AwaitedAnnotation] == "" {
 			observe(slice.Name, endpointOf(slice))
 		}
 	}

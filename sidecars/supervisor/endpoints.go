@@ -63,9 +63,13 @@ func endpointSlice(s Settings, export *v1alpha1.NFSExport, server Server) *disco
 }
 
 // ensureEndpoint makes the Service of the export point to this server. Whoever
-// is Primary may overwrite what an earlier server left.
-func (a *Agent) ensureEndpoint(ctx context.Context, export *v1alpha1.NFSExport, server Server) error {
+// is Primary may overwrite what an earlier server left. awaited says that the
+// server does not answer yet.
+func (a *Agent) ensureEndpoint(ctx context.Context, export *v1alpha1.NFSExport, server Server, awaited bool) error {
 	desired := endpointSlice(a.settings, export, server)
+	if awaited {
+		desired.Annotations = map[string]string{names.AwaitedAnnotation: "true"}
+	}
 	if sameEndpoint(a.cache.EndpointSlice(export.Name), desired) {
 		return nil
 	}
@@ -108,6 +112,7 @@ func sameEndpoint(current, desired *discoveryv1.EndpointSlice) bool {
 		equality.Semantic.DeepEqual(current.Endpoints, desired.Endpoints) &&
 		equality.Semantic.DeepEqual(current.Ports, desired.Ports) &&
 		equality.Semantic.DeepEqual(current.Labels, desired.Labels) &&
+		current.Annotations[names.AwaitedAnnotation] == desired.Annotations[names.AwaitedAnnotation] &&
 		equality.Semantic.DeepEqual(current.OwnerReferences, desired.OwnerReferences)
 }
 

@@ -48,6 +48,8 @@ type Facts struct {
 	// SliceHere: the export's EndpointSlice points to this node, SliceMine: to this
 	// pod.
 	SliceHere, SliceMine bool
+	// SliceAwaited: the server that it points to does not answer yet.
+	SliceAwaited bool
 	// LastServer is looked up only if status names a server that DRBD on this node
 	// cannot reach.
 	LastServer NodeState
@@ -244,6 +246,7 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	slice := a.cache.EndpointSlice(name)
 	f.SliceHere = pointsTo(slice, a.settings.NodeName)
 	f.SliceMine = f.SliceHere && slices.Contains(slice.Endpoints[0].Addresses, a.settings.PodIP)
+	f.SliceAwaited = slice != nil && slice.Annotations[names.AwaitedAnnotation] != ""
 
 	intent, err := a.readIntent(name)
 	if err != nil {
@@ -346,7 +349,7 @@ func (m *memory) track(f *Facts) {
 		m.handOver, m.timers.HandOver = handOver, time.Time{}
 	}
 	since(&m.timers.HandOver, !handOver.IsZero())
-	since(&m.timers.Elsewhere, !m.timers.Frozen.IsZero() && !f.SliceMine)
+	since(&m.timers.Elsewhere, !m.timers.Frozen.IsZero() && !f.SliceMine && !f.SliceAwaited)
 	m.timers.Restarts = slices.DeleteFunc(m.timers.Restarts, func(at time.Time) bool { return f.Now.Sub(at) > restartWindow })
 	f.Timers = m.timers
 	f.Timers.Restarts = slices.Clone(m.timers.Restarts)

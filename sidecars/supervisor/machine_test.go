@@ -290,6 +290,9 @@ func (l launcherFake) Start(_ context.Context, process ganesha.Process) error {
 			m.world.t.Errorf("ganesha is started on %s while it runs on %s", m.name, other[0])
 		}
 		m.processStarts++
+		if m.onStart != nil {
+			m.onStart()
+		}
 		ok := len(m.mounts) == 2 && !m.cannotStart
 		m.processes[process.Name] = &ganesha.ProcessState{Process: process, PID: 100 + m.processStarts, Running: ok,
 			LastLines: []string{"Export root not found"}}

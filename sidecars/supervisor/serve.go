@@ -58,7 +58,7 @@ func (a *Agent) keep(ctx context.Context, f Facts, decision Decision) (time.Dura
 	}
 	var endpointErr error
 	if f.Observed.Failures == 0 { // otherwise the endpoint stays as it is
-		endpointErr = a.ensureEndpoint(ctx, f.Export, server)
+		endpointErr = a.ensureEndpoint(ctx, f.Export, server, false)
 	}
 	after, err := a.keepStatus(ctx, f)
 	if err == nil {

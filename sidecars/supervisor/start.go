@@ -103,7 +103,8 @@ func (a *Agent) run(ctx context.Context, s *starting) (time.Duration, error) {
 	described := a.describeStarting(ctx, s)
 	defer a.guard(ctx, s.resource.Name)()
 
-	for _, step := range append(a.openSteps(), a.serveSteps()...) {
+	steps := append(a.openSteps(), a.serveSteps()...)
+	for _, step := range slices.Insert(steps, 1, step{"announce", a.announce}) { // after the promotion
 		before := a.now()
 		err := step.run(ctx, s)
 		s.parts.add(step.name, a.now().Sub(before))
@@ -368,7 +369,7 @@ func (p *parts) done(name string, now time.Time) {
 
 // partOf sums the steps up for users.
 var partOf = map[string]string{
-	"promote": "promote", "launch": "start", "probe": "probe", "endpoint": "endpoint",
+	"promote": "promote", "launch": "start", "probe": "probe", "endpoint": "endpoint", "announce": "endpoint",
 	"device": "mount", "recovery": "mount", "data": "mount", "grow": "mount", "root": "mount", "records": "mount",
 }
 

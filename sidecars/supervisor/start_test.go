@@ -12,6 +12,7 @@ import (
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/drbd"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
+	"github.com/linbit/linstor-rwx/pkg/names"
 )
 
 // mustServe fails the test unless the export is served, completely, by node.
@@ -351,5 +352,29 @@ func TestPortIsFreeAndStays(t *testing.T) {
 	}
 	if again, _ := m.agent.port(&starting{Facts: f, export: f.Export}); again != first {
 		t.Errorf("the port changed from %d to %d", first, again)
+	}
+}
+
+// kube-proxy needs a while to follow, which passes while the server starts.
+func TestServiceLeadsToTheServerBeforeItAnswersAndSaysSo(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.attached[testExport] = true
+	m := w.machine("n1")
+	m.cannotStart = true
+	var awaited []string
+	m.onStart = func() { awaited = append(awaited, w.slices[testExport].Annotations[names.AwaitedAnnotation]) }
+	m.settle()
+	if len(awaited) != 1 || awaited[0] != "true" {
+		t.Fatalf("when ganesha was started the slice said %q", awaited)
+	}
+	if w.endpoint() != "" || m.rule() != nil {
+		t.Errorf("the start failed, and clients are sent to %q, let in by %+v", w.endpoint(), m.rule())
+	}
+	m.cannotStart = false
+	w.advance(failedStartMaxDelay)
+	m.settle()
+	mustServe(t, w, "n1")
+	if text := w.slices[testExport].Annotations[names.AwaitedAnnotation]; text != "" {
+		t.Errorf("it serves, and the slice says that it is awaited")
 	}
 }

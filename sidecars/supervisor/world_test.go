@@ -184,6 +184,7 @@ type machine struct {
 	silent         bool // its supervisor does not answer
 	unheard        bool // it was never heard
 	cordoned       bool
+	onStart        func() // called when ganesha is started
 	rules          firewall.Rules
 	launcherDown   bool
 	hung           bool // ganesha does not answer
