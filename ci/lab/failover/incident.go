@@ -224,8 +224,19 @@ func (i *incident) awaitAnswer(ctx context.Context) error {
 	if i.scenario.answered == nil {
 		return nil
 	}
-	return scenario.WaitFor(ctx, i.scenario.answer, func(ctx context.Context) (bool, error) { return i.scenario.answered(ctx, i) })
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	return scenario.WaitFor(ctx, i.scenario.answer, func(ctx context.Context) (bool, error) {
+		done, err := i.scenario.answered(ctx, i)
+		if errors.Is(err, errRefused) {
+			refuse(err)
+		}
+		return done, err
+	})
 }
+
+// errRefused is an answer that will not change.
+var errRefused = errors.New("the product refused")
 
 // mend ends the fault, while the clients go on, and waits until everything is
 // as before.

@@ -267,7 +267,7 @@ func (i *incident) movedTo(ctx context.Context, node string) (bool, error) {
 	}
 	_, asked := export.Annotations[names.MoveToAnnotation]
 	if !asked && export.Status.Node == i.server.Name && served(&export.Status) {
-		return false, fmt.Errorf("the move was refused: %s", export.Status.Message)
+		return false, fmt.Errorf("move it to %s: %w", node, errRefused)
 	}
 	return !asked && export.Status.Node == node && served(&export.Status), nil
 }

@@ -38,8 +38,8 @@ var (
 )
 
 // measure plays all scenarios with each variant. Results are written after each
-// scenario, so that whoever interrupts it keeps them. It fails at the end if a
-// run failed, or if the product broke a promise; the baseline may.
+// scenario, so that whoever interrupts it keeps them. It fails at the end if a run
+// with the product as it is failed or broke a promise; the baseline may do both.
 func measure(ctx context.Context, laboratory *lab.Lab, s settings) error {
 	variants := []variant{product}
 	if s.baseline {
@@ -55,7 +55,10 @@ func measure(ctx context.Context, laboratory *lab.Lab, s settings) error {
 		if err := laboratory.Install(ctx, io.Discard, v.values...); err != nil {
 			return err
 		}
-		failures = append(failures, v.measure(ctx, laboratory, s, report))
+		err := v.measure(ctx, laboratory, s, report)
+		if v.name == product.name || ctx.Err() != nil {
+			failures = append(failures, err)
+		}
 		if ctx.Err() != nil {
 			break
 		}
@@ -91,31 +94,49 @@ func (v variant) measure(ctx context.Context, laboratory *lab.Lab, s settings, r
 	var failures []error
 	for _, scenario := range s.scenarios {
 		fmt.Printf("\n%s: %s: %s\n", v.name, scenario.Name, scenario.Description)
-		var results []failover.Result
-		for run := range s.runs {
-			result, err := bench.Run(ctx, scenario)
-			if ctx.Err() != nil {
-				return errors.Join(append(failures, err)...)
-			}
-			if err != nil {
-				say("run %d failed: %v", run+1, err)
-				failures = append(failures, err)
-				continue
-			}
-			results = append(results, result)
-			say("run %d: %s", run+1, describe(result))
-			if err := report.add(v.name, result); err != nil {
-				return err
-			}
-			if broken := result.Broken(); len(broken) > 0 && v.name == product.name {
-				failures = append(failures, fmt.Errorf("scenario %s: %q", scenario.Name, broken))
-			}
+		results, err := v.play(ctx, bench, scenario, s.runs, report, say)
+		failures = append(failures, err)
+		if ctx.Err() != nil {
+			return errors.Join(failures...)
 		}
 		if err := report.sum(failover.Summarize(scenario.Name, v.name, results)); err != nil {
 			return err
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// patience is how many runs of a scenario may fail in a row: what fails takes
+// minutes, and what was refused twice will be refused again.
+const patience = 2
+
+// play plays one scenario several times. The error joins what failed and the
+// promises that were broken.
+func (v variant) play(ctx context.Context, bench *failover.Bench, scenario failover.Scenario, runs int, report *report, say func(string, ...any)) ([]failover.Result, error) {
+	var results []failover.Result
+	var failures []error
+	inRow := 0
+	for run := range runs {
+		result, err := bench.Run(ctx, scenario)
+		if err != nil {
+			say("run %d failed: %v", run+1, err)
+			failures = append(failures, err)
+			if inRow++; inRow == patience || ctx.Err() != nil {
+				break
+			}
+			continue
+		}
+		inRow = 0
+		results = append(results, result)
+		say("run %d: %s", run+1, describe(result))
+		if err := report.add(v.name, result); err != nil {
+			return results, err
+		}
+		if broken := result.Broken(); len(broken) > 0 {
+			failures = append(failures, fmt.Errorf("scenario %s: %q", scenario.Name, broken))
+		}
+	}
+	return results, errors.Join(failures...)
 }
 
 func describe(r failover.Result) string {
