@@ -108,7 +108,6 @@ func refusesMove(f Facts, node string) string {
 		return "DRBD is not connected to it (" + connection.State + ")"
 	case !peerUpToDate(connection):
 		return "it has no replica that is UpToDate"
-	case f.Peers == nil: // without heartbeat nothing is known of them
 	case peer.Heard.IsZero() || peer.Silent:
 		return "no ganesha-supervisor answers there"
 	case peer.Leaving:

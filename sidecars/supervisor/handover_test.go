@@ -290,11 +290,6 @@ func TestSuccessorsAreThoseThatCanServeTheBestFirst(t *testing.T) {
 	if got := successors(f); !slices.Equal(got, []string{"n4", "n3", "n2"}) {
 		t.Errorf("got %v", got)
 	}
-	f.Peers = nil
-	if got := successors(f); len(got) != 3 {
-		t.Errorf("without heartbeat: got %v", got)
-	}
-	f.Peers = map[string]heartbeat.Peer{"n2": heard(heartbeat.State{Cordoned: true})}
 	f.Peers["n4"] = heartbeat.Peer{State: heartbeat.State{Ready: true, Leaving: true}, Heard: noon}
 	f.Peers["n3"] = heartbeat.Peer{State: heartbeat.State{Ready: true}, Heard: noon, Silent: true}
 	if got := successors(f); !slices.Equal(got, []string{"n2"}) {
