@@ -298,7 +298,7 @@ func TestLauncherServesTheRealGanesha(t *testing.T) {
 		t.Fatalf("%v\n%s", err, output)
 	}
 	out := &log{}
-	command := exec.Command("/launcher", "serve", "--socket=/run/linstor-rwx/launcher.sock")
+	command := exec.Command("/launcher", "serve", "--socket=/run/linstor-rwx/launcher.sock", "--drain-timeout=0")
 	command.SysProcAttr = &syscall.SysProcAttr{Chroot: e.Path, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	command.Dir = "/"
 	command.Stdout, command.Stderr = out, out
