@@ -24,6 +24,10 @@ type Process struct {
 	// Env is added to the launcher's own environment, "KEY=value". The launcher
 	// takes only what cannot make another program of it.
 	Env []string `json:"env,omitempty"`
+	// Lock is a file that is there, outside of the pod, and of which the process holds
+	// a lock (flock) as long as it lives, whoever else ends. Start fails with
+	// ErrLocked while another process has it, also one of another pod. "": none.
+	Lock string `json:"lock,omitempty"`
 	// ConfigHash says which configuration the process was started with. The
 	// launcher only remembers it.
 	ConfigHash string `json:"configHash,omitempty"`
@@ -47,6 +51,9 @@ type ProcessState struct {
 
 // ErrAlreadyRunning is returned by Start when a process of this name runs.
 var ErrAlreadyRunning = errors.New("a process of this name is running")
+
+// ErrLocked is returned by Start when another process holds Process.Lock.
+var ErrLocked = errors.New("another process holds the lock")
 
 // ErrUnreachable is returned when no launcher answers at the socket: its
 // container is not up (again) yet.
@@ -192,6 +199,9 @@ func (l *Launcher) call(ctx context.Context, method, path string, body []byte) (
 	defer func() { _ = response.Body.Close() }()
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
 	message := strings.TrimSpace(string(text))
+	if response.StatusCode == http.StatusLocked {
+		return nil, fmt.Errorf("%w: %s", ErrLocked, message)
+	}
 	if response.StatusCode == http.StatusConflict {
 		return nil, fmt.Errorf("%w: %s", ErrAlreadyRunning, message)
 	}

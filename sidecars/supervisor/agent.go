@@ -368,7 +368,7 @@ func (a *Agent) forgetIfGone(f Facts) {
 	}
 	// The mount points; Remove, not RemoveAll: what is mounted or holds anything
 	// stays.
-	for _, path := range []string{a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name), filepath.Dir(a.settings.dataPath(f.Name))} {
+	for _, path := range []string{a.settings.lockPath(f.Name), a.settings.dataPath(f.Name), a.settings.recoveryPath(f.Name), filepath.Dir(a.settings.dataPath(f.Name))} {
 		_ = os.Remove(path)
 	}
 	a.lock.Lock()

@@ -91,6 +91,9 @@ const (
 	// launcherPatience is how long a server may be without its launcher, whose
 	// container kubelet starts again, before others get their chance.
 	launcherPatience = 10 * time.Second
+	// besidePause is how soon an export is looked at again that another pod of this
+	// node serves.
+	besidePause = 500 * time.Millisecond
 	// restartLimit restarts in place within restartWindow are enough.
 	restartLimit  = 3
 	restartWindow = time.Minute
@@ -125,6 +128,10 @@ func decide(s Settings, f Facts) Decision {
 			return decision
 		}
 		return nothing(0)
+	}
+	if f.Beside {
+		// Two servers must never write to the same files. That pod is about to end.
+		return nothing(besidePause)
 	}
 	decision := decideNext(s, f)
 	decision.Freeze = decision.Action == Stop && f.holding() && f.wanted()

@@ -60,6 +60,9 @@ type Facts struct {
 	Recovery *filesystem.Mount
 	// Process is nil when the launcher never started one, or forgot it.
 	Process *ganesha.ProcessState
+	// Beside: a ganesha of another pod of this node serves the export. Its supervisor
+	// may have died while a rollout replaces the pod.
+	Beside bool
 	// LauncherDown: the launcher does not answer, so no ganesha can be started.
 	LauncherDown bool
 	// Intent is what this pod wrote before it started a ganesha.
@@ -284,6 +287,7 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	if index := slices.IndexFunc(processes, func(p ganesha.ProcessState) bool { return p.Name == name }); index >= 0 {
 		f.Process = &processes[index]
 	}
+	f.Beside = !f.running() && a.host.Locked(a.settings.lockPath(name))
 
 	if unreachableServer(f) != "" {
 		f.LastServer = a.nodeState(ctx, f.Export.Status.Node)

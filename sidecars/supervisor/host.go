@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/linbit/linstor-rwx/pkg/drbd"
 	"github.com/linbit/linstor-rwx/pkg/filesystem"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
@@ -62,6 +64,10 @@ type Host interface {
 	DeviceExists(path string) bool
 	// PortFree says whether nobody in the pod listens at the port.
 	PortFree(port int) bool
+	// Locked says whether a process, of whichever pod, holds the lock; EnsureLock
+	// makes its file.
+	Locked(path string) bool
+	EnsureLock(path string) error
 	// RootIsEmpty says whether the filesystem holds nothing that a user made.
 	RootIsEmpty(root string) (bool, error)
 	// ApplyRoot sets owner and mode of a directory.
@@ -142,6 +148,31 @@ func (LocalHost) PortFree(port int) bool {
 	}
 	_ = listener.Close()
 	return true
+}
+
+// Locked implements Host.
+func (LocalHost) Locked(path string) bool {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	return errors.Is(unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// EnsureLock implements Host.
+func (LocalHost) EnsureLock(path string) error {
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		var file *os.File
+		if file, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600); err == nil {
+			err = file.Close()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make lock %s: %w", path, err)
+	}
+	return nil
 }
 
 // RootIsEmpty implements Host.

@@ -117,6 +117,10 @@ func (a *Agent) launch(ctx context.Context, s *starting) error {
 		return fmt.Errorf("remove stale pid file: %w", err)
 	}
 	process := ganesha.Command(s.Name, file, pidFile)
+	process.Lock = a.settings.lockPath(s.Name)
+	if err := a.host.EnsureLock(process.Lock); err != nil {
+		return err
+	}
 	process.ConfigHash = intent.ConfigHash
 	err = a.launcher.Start(ctx, process)
 	if errors.Is(err, ganesha.ErrAlreadyRunning) {

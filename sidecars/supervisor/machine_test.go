@@ -529,6 +529,8 @@ type hostFake struct{ m *machine }
 
 func (h hostFake) DeviceExists(string) bool { return true }
 func (h hostFake) PortFree(int) bool        { return true }
+func (h hostFake) Locked(string) bool       { return h.m.beside }
+func (h hostFake) EnsureLock(string) error  { return nil }
 
 func (h hostFake) RootIsEmpty(root string) (bool, error) {
 	minor, ok := h.m.mounts[root]

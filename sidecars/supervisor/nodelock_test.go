@@ -110,3 +110,18 @@ func TestOneSupervisorOfANodeActsAndTheNextIsKnownToWait(t *testing.T) {
 	}
 	second.Release()
 }
+
+// The supervisor of a pod that is being replaced may die: the next one then acts
+// while the old pod's ganesha still serves.
+func TestServerOfAnotherPodOfTheNodeIsNotJoined(t *testing.T) {
+	w, m := served(t)
+	m.restartPod()
+	m.beside = true
+	m.settle()
+	if len(m.journal) != 0 {
+		t.Fatalf("it did %v", m.journal)
+	}
+	m.beside = false
+	m.settle()
+	mustServe(t, w, "n1")
+}

@@ -100,6 +100,12 @@ func (s Settings) recoveryPath(export string) string {
 	return filepath.Join(s.exportsRoot(), export, "recovery")
 }
 
+// lockPath is the file that an export's ganesha locks, in whichever pod of this
+// node it runs.
+func (s Settings) lockPath(export string) string {
+	return filepath.Join(s.exportsRoot(), export, "server.lock")
+}
+
 // LauncherSocket is where ganesha-launcher listens.
 func (s Settings) LauncherSocket() string { return filepath.Join(s.RunDir, "launcher.sock") }
 

@@ -184,6 +184,7 @@ type machine struct {
 	silent         bool // its supervisor does not answer
 	unheard        bool // it was never heard
 	cordoned       bool
+	beside         bool   // another pod's ganesha serves on this node
 	onStart        func() // called when ganesha is started
 	rules          firewall.Rules
 	launcherDown   bool

@@ -407,3 +407,22 @@ func waitUntilEnded(t *testing.T, l *running, limit time.Duration) {
 		t.Errorf("the launcher still runs after %v", limit)
 	}
 }
+
+// Two launchers are in two pods of a node while one replaces the other.
+func TestOnlyOneProcessOfTwoLaunchersHoldsTheLock(t *testing.T) {
+	lock := filepath.Join(t.TempDir(), "server.lock")
+	process := script("pvc-1", "sleep 100")
+	process.Lock = lock
+	first, second := newLauncher(t), newLauncher(t)
+	if err := first.Start(t.Context(), process); err == nil {
+		t.Fatal("a lock was made out of nothing")
+	}
+	ok(t, os.WriteFile(lock, nil, 0o600))
+	ok(t, first.Start(t.Context(), process))
+	if err := second.Start(t.Context(), process); !errors.Is(err, ganesha.ErrLocked) {
+		t.Fatalf("started a second one: %v", err)
+	}
+	// The process has the lock, not the launcher.
+	ok(t, first.Stop(t.Context(), "pvc-1", true))
+	ok(t, second.Start(t.Context(), process))
+}

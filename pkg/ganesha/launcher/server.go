@@ -125,6 +125,8 @@ func handler(table *table, leaving leaving) http.Handler {
 		switch {
 		case errors.Is(err, ganesha.ErrAlreadyRunning):
 			http.Error(w, fmt.Sprintf("%s, pid %d", process.Name, state.PID), http.StatusConflict)
+		case errors.Is(err, ganesha.ErrLocked):
+			http.Error(w, process.Lock, http.StatusLocked)
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		default:

@@ -96,15 +96,26 @@ func (t *table) start(p ganesha.Process) (ganesha.ProcessState, error) {
 	if running := t.processes[p.Name]; running != nil && running.state.Running {
 		return running.state.ProcessState, ganesha.ErrAlreadyRunning
 	}
+	lock, err := takeLock(p.Lock)
+	if err != nil {
+		return ganesha.ProcessState{}, err
+	}
+	if lock != nil {
+		defer func() { _ = lock.Close() }() // the process has its own
+	}
 	out, in, err := os.Pipe()
 	if err != nil {
 		return ganesha.ProcessState{}, err
 	}
 	defer func() { _ = in.Close() }()
+	files := []*os.File{nil, in, in}
+	if lock != nil {
+		files = append(files, lock)
+	}
 	child, err := os.StartProcess(p.Args[0], p.Args, &os.ProcAttr{
 		Dir:   "/",
 		Env:   append(os.Environ(), p.Env...),
-		Files: []*os.File{nil, in, in},
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
@@ -126,6 +137,27 @@ func (t *table) start(p ganesha.Process) (ganesha.ProcessState, error) {
 		close(started.printed)
 	}()
 	return started.state.ProcessState, nil
+}
+
+// takeLock opens and locks a file for a process to inherit; nil if there is none
+// to be locked. It never creates one: who asks for it may not write everywhere.
+func takeLock(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
+	}
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock: %w", err)
+	}
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ganesha.ErrLocked
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("take the lock %s: %w", path, err)
+	}
+	return file, nil
 }
 
 // stop signals a process and waits until it has ended or ctx ends; then it is
