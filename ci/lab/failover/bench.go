@@ -24,6 +24,9 @@ type Bench struct {
 	// Volume is the name of the volume, of its export and of its resource
 	// definition.
 	Volume string
+	// Evidence is a folder in which records and logs of runs are kept that failed
+	// or broke a promise. Empty: nothing is kept.
+	Evidence string
 
 	lab     *lab.Lab
 	cluster *scenario.Cluster
@@ -139,6 +142,11 @@ func (b *Bench) Run(ctx context.Context, s Scenario) (Result, error) {
 	if err != nil {
 		return Result{}, i.abandon(ctx, fmt.Errorf("scenario %s: %w", s.Name, err))
 	}
+	if len(i.result.Broken()) > 0 {
+		if err := i.collect(ctx); err != nil {
+			i.result.Problems = append(i.result.Problems, fmt.Sprintf("evidence is not complete: %v", err))
+		}
+	}
 	return i.result, nil
 }
 
@@ -146,7 +154,7 @@ func (b *Bench) Run(ctx context.Context, s Scenario) (Result, error) {
 func (i *incident) abandon(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairTime+placeTime)
 	defer cancel()
-	cause = errors.Join(cause, i.describe(ctx))
+	cause = errors.Join(cause, i.describe(ctx), i.collect(ctx))
 	if !i.struck.IsZero() && !i.mended {
 		cause = errors.Join(cause, i.mend(ctx))
 	}

@@ -68,11 +68,16 @@ func (c *client) start(ctx context.Context, cluster *scenario.Cluster, folder st
 
 // read returns what the client has said so far.
 func (c *client) read(ctx context.Context) (record, error) {
-	content, err := c.node.ReadFile(ctx, path.Join(podsDirectory, c.uid, "volumes", "kubernetes.io~empty-dir", scenario.ScratchVolume, c.output))
+	content, err := c.node.ReadFile(ctx, c.recordPath())
 	if err != nil {
 		return nil, fmt.Errorf("read the record of the client on %s: %w", c.node.Name, err)
 	}
 	return parseRecord(content)
+}
+
+// recordPath is where its record is on its node.
+func (c *client) recordPath() string {
+	return path.Join(podsDirectory, c.uid, "volumes", "kubernetes.io~empty-dir", scenario.ScratchVolume, c.output)
 }
 
 // signal sends a signal to the client's work.

@@ -91,6 +91,7 @@ func (v variant) measure(ctx context.Context, laboratory *lab.Lab, s settings, r
 	if err != nil {
 		return err
 	}
+	bench.Evidence = report.evidence(v.name)
 	var failures []error
 	for _, scenario := range s.scenarios {
 		fmt.Printf("\n%s: %s: %s\n", v.name, scenario.Name, scenario.Description)
@@ -164,10 +165,17 @@ func (r *report) begin() error {
 	if err := os.MkdirAll(r.directory, 0o755); err != nil {
 		return fmt.Errorf("make the folder for the results: %w", err)
 	}
-	if err := os.RemoveAll(r.runsFile()); err != nil {
-		return fmt.Errorf("remove the last results: %w", err)
+	for _, old := range []string{r.runsFile(), r.evidence(product.name), r.evidence(baseline.name)} {
+		if err := os.RemoveAll(old); err != nil {
+			return fmt.Errorf("remove the last results: %w", err)
+		}
 	}
 	return nil
+}
+
+// evidence is where logs of runs are kept that failed or broke a promise.
+func (r *report) evidence(variant string) string {
+	return filepath.Join(r.directory, "evidence-"+variant)
 }
 
 func (r *report) runsFile() string { return filepath.Join(r.directory, "failover-runs.jsonl") }
