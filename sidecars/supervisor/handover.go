@@ -153,17 +153,10 @@ func (a *Agent) prepare(ctx context.Context, f Facts) error {
 	return a.access.admit(ctx, f.Export, port)
 }
 
-// announceMove writes who shall serve next, and takes the request back.
+// announceMove writes who shall serve next, and then takes the request back: who
+// sees no request any more sees what became of it.
 func (a *Agent) announceMove(ctx context.Context, f Facts, decision Decision) (*v1alpha1.NFSExport, error) {
-	export := f.Export
-	if export.Annotations[names.MoveToAnnotation] != "" {
-		var err error
-		if export, err = a.removeRequest(ctx, f); err != nil {
-			return nil, err
-		}
-		f.Export = export
-	}
-	status := *export.Status.DeepCopy()
+	status := *f.Export.Status.DeepCopy()
 	status.Phase = v1alpha1.PhaseMoving
 	status.Message = fmt.Sprintf("node %s hands it over to node %s: %s", f.Node, decision.To, decision.Message)
 	status.HandOver = &v1alpha1.HandOver{To: decision.To, Reason: decision.Reason, Since: metav1.NewMicroTime(f.Now)}
@@ -171,9 +164,12 @@ func (a *Agent) announceMove(ctx context.Context, f Facts, decision Decision) (*
 		return nil, err
 	}
 	if latest := a.currentExport(f.Name); latest != nil {
-		export = latest
+		f.Export = latest
 	}
-	return export, nil
+	if f.Export.Annotations[names.MoveToAnnotation] == "" {
+		return f.Export, nil
+	}
+	return a.removeRequest(ctx, f)
 }
 
 // refuseMove takes a request back that cannot or need not be met, and says why.
