@@ -27,6 +27,7 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 	ctx, c := setup(t, 14*time.Minute)
 	class := createClass(ctx, t, c, parameters(names.Driver+"/placementCount", failover.Replicas))
 	bench := must1(failover.New(ctx, laboratory, c, class, t.Logf))(t)
+	bench.Evidence = t.ArtifactDir()
 	for _, test := range []struct {
 		scenario string
 		// pause bounds how long a write to an open file and a new open may take.
@@ -43,10 +44,10 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 		{scenario: "api-server-down", pause: 10 * time.Second, least: 1, most: 1},
 		{scenario: "snapshot-suspend", pause: 15 * time.Second},
 		{scenario: "disk-failure", pause: 10 * time.Second, most: 1},
-		{scenario: "move-to-client-node", pause: 10 * time.Second, least: 1, most: 1, event: "Moving"},
-		{scenario: "move-off-client-node", pause: 10 * time.Second, least: 1, most: 1, event: "Moving"},
-		{scenario: "drain", pause: 10 * time.Second, least: 1, most: 1, event: "Moving"},
-		{scenario: "upgrade", pause: 10 * time.Second, least: 1, most: 1},
+		{scenario: "move-to-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
+		{scenario: "move-off-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
+		{scenario: "drain", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
+		{scenario: "upgrade", pause: 20 * time.Second, least: 1, most: 1},
 		{scenario: "node-power-off", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "node-power-off-with-client-on-it", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "node-power-off-with-client-on-it-unproven", pause: 40 * time.Second, least: 1, most: 1, event: "Serving"},
