@@ -92,7 +92,7 @@ func (c *Cluster) complaints(ctx context.Context, claim string) error {
 
 // Space returns how large the filesystem is that a pod sees at DataPath.
 func (c *Cluster) Space(ctx context.Context, pod string) (int64, error) {
-	out, err := c.Exec(ctx, pod, Workload, "df", DataPath, "--for", "1ms")
+	out, err := c.Exec(ctx, pod, Workload, "df", DataPath, "--for", "200ms")
 	if err != nil {
 		return 0, err
 	}
