@@ -34,7 +34,27 @@ func (i *incident) collect(ctx context.Context) error {
 		return fmt.Errorf("make the folder for evidence: %w", err)
 	}
 	i.say("%s: evidence is kept in %s", i.scenario.Name, folder)
-	return errors.Join(i.collectClients(ctx, folder), i.collectExport(ctx, folder), i.collectLogs(ctx, folder))
+	return errors.Join(i.collectClients(ctx, folder), i.collectNodes(ctx, folder), i.collectExport(ctx, folder), i.collectLogs(ctx, folder))
+}
+
+// nodeQuestions are answered by a node: what its kernel said, which connections
+// it has and where they lead, and what its clients wait for.
+const nodeQuestions = `dmesg | tail -n 100; echo; ss -tano; echo; grep -e ':2049' -e 'dport=2049' /proc/net/nf_conntrack; echo
+for process in $(pgrep -f '^workload use '); do for task in /proc/$process/task/*; do echo "$task"; cat "$task/stack"; done; done; true`
+
+func (i *incident) collectNodes(ctx context.Context, folder string) error {
+	var failures []error
+	for _, node := range i.lab.Nodes() {
+		if !node.Running() {
+			continue
+		}
+		said, err := node.Shell(ctx, nodeQuestions)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(folder, "node-"+node.Name+".txt"), []byte(said), 0o644)
+		}
+		failures = append(failures, err)
+	}
+	return errors.Join(failures...)
 }
 
 func (i *incident) collectClients(ctx context.Context, folder string) error {
