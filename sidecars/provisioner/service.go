@@ -63,7 +63,7 @@ func (p *Provisioner) explainService(name string, err error) error {
 	var refusal apierrors.APIStatus
 	if apierrors.IsInvalid(err) && errors.As(err, &refusal) && refusal.Status().Details != nil {
 		for _, cause := range refusal.Status().Details.Causes {
-			if strings.HasPrefix(cause.Field, "spec.ipFamilies") || strings.HasPrefix(cause.Field, "spec.clusterIP") {
+			if strings.HasPrefix(cause.Field, "spec.ipFamilies") { // not clusterIPs: an allocation may fail for a moment
 				return errors.New("the cluster has no IPv4 addresses for Services, and linstor-csi cannot mount from an IPv6 address: give the API server an IPv4 --service-cluster-ip-range")
 			}
 		}
