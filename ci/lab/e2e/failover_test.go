@@ -24,7 +24,15 @@ import (
 // All scenarios break one volume, one after the other: each begins with a whole
 // laboratory and with clients that start anew, and finds what the last one left.
 func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
-	ctx, c := setup(t, 14*time.Minute)
+	var complaints []string
+	// Registered first and so the last words: what went wrong, below all that a
+	// failed test says about the laboratory.
+	t.Cleanup(func() {
+		for _, complaint := range complaints {
+			t.Log(complaint)
+		}
+	})
+	ctx, c := setup(t, 20*time.Minute)
 	class := createClass(ctx, t, c, parameters(names.Driver+"/placementCount", failover.Replicas))
 	bench := must1(failover.New(ctx, laboratory, c, class, t.Logf))(t)
 	bench.Evidence = t.ArtifactDir()
@@ -55,18 +63,27 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 		{scenario: "double-failure", pause: 30 * time.Second, least: 2, most: 2, event: "Restarted"},
 	} {
 		t.Run(test.scenario, func(t *testing.T) {
+			complain := func(format string, arguments ...any) {
+				t.Helper()
+				t.Errorf(format, arguments...)
+				complaints = append(complaints, test.scenario+": "+fmt.Sprintf(format, arguments...))
+			}
 			began := time.Now()
 			scenarios := must1(failover.Find(test.scenario))(t)
-			result := must1(bench.Run(ctx, scenarios[0]))(t)
+			result, err := bench.Run(ctx, scenarios[0])
+			if err != nil {
+				complain("%v", err)
+				return
+			}
 			t.Logf("%+v", result)
 			for _, broken := range result.Broken() {
-				t.Error(broken)
+				complain("%s", broken)
 			}
 			if limit := test.pause.Seconds(); result.WriterStall > limit || result.OpenerStall > limit {
-				t.Errorf("writers paused for %.1f s and openers for %.1f s, want at most %.0f s", result.WriterStall, result.OpenerStall, limit)
+				complain("writers paused for %.1f s and openers for %.1f s, want at most %.0f s", result.WriterStall, result.OpenerStall, limit)
 			}
 			if result.Starts < test.least || result.Starts > test.most {
-				t.Errorf("%d servers were started, want %d to %d", result.Starts, test.least, test.most)
+				complain("%d servers were started, want %d to %d", result.Starts, test.least, test.most)
 			}
 			if test.event != "" {
 				eventSince(ctx, t, c, bench.Claim(), test.event, began)

@@ -135,6 +135,8 @@ func (i *incident) work(ctx context.Context) error {
 // server.
 func (i *incident) awaitClients(ctx context.Context, undisturbed time.Duration) error {
 	var since time.Time
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	return scenario.WaitFor(ctx, "the clients to work", func(ctx context.Context) (bool, error) {
 		defer pause(ctx, look)
 		before := time.Now()
@@ -143,6 +145,10 @@ func (i *incident) awaitClients(ctx context.Context, undisturbed time.Duration) 
 				continue
 			}
 			saw, err := client.read(ctx)
+			if failure := saw.failure(); failure != "" {
+				err = fmt.Errorf("client on %s has ended: %s", client.node.Name, failure)
+				giveUp(err)
+			}
 			if err == nil {
 				if idle := saw.idle(client.work, before.Add(-fresh)); len(idle) > 0 {
 					err = fmt.Errorf("client on %s: no progress of %v", client.node.Name, idle)

@@ -87,6 +87,17 @@ func (r record) over(kind string) bool {
 	return r.has(kind, "error") || r.has(kind, "lost")
 }
 
+// failure is why the program ended without having been told to, before it began
+// to work; empty if it did not.
+func (r record) failure() string {
+	for _, e := range r {
+		if e.Kind == "" && e.Event == "error" {
+			return e.Error
+		}
+	}
+	return ""
+}
+
 // longest returns the step of a kind of work that took longest, of those that
 // ended after from and began before until; nil if none took long.
 func (r record) longest(kind string, from, until time.Time) *event {
