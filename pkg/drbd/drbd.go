@@ -42,6 +42,9 @@ const (
 	HeldOpen = -12
 	// InTransientState: try again after the next change of state.
 	InTransientState = -18
+	// WeaklyConnected: a node that can be reached through others only is Primary.
+	// Not seen, but in DRBD's source: connections come back one by one.
+	WeaklyConnected = -24
 	// NoQuorum: this node is in a minority.
 	NoQuorum = -25
 )

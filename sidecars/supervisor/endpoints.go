@@ -75,34 +75,42 @@ func (a *Agent) ensureEndpoint(ctx context.Context, export *v1alpha1.NFSExport, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiPatience)
 	defer cancel()
+	// Mostly the cache is right, and clients wait for every question less.
+	err := a.writeSlice(ctx, a.cache.EndpointSlice(export.Name), desired)
+	if err == nil || (!apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && !apierrors.IsAlreadyExists(err)) {
+		return err
+	}
 	current, err := a.slices.Get(ctx, export.Name, metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) {
+		current, err = nil, nil // the last server has just removed it
+	}
+	if err != nil {
 		return fmt.Errorf("read EndpointSlice %s: %w", export.Name, err)
 	}
-	if err == nil && sameEndpoint(current, desired) {
+	if sameEndpoint(current, desired) {
 		return nil
 	}
-	if err == nil && current.AddressType != desired.AddressType { // immutable
+	return a.writeSlice(ctx, current, desired)
+}
+
+// writeSlice replaces current, which is nil if there is none.
+func (a *Agent) writeSlice(ctx context.Context, current, desired *discoveryv1.EndpointSlice) error {
+	if current != nil && current.AddressType != desired.AddressType { // immutable
 		if err := a.deleteSlice(ctx, current); err != nil {
 			return err
 		}
 		current = nil
 	}
-	if current == nil || err != nil {
+	if current == nil {
 		if _, err := a.slices.Create(ctx, desired, metav1.CreateOptions{}); err != nil {
-			return fmt.Errorf("create EndpointSlice %s: %w", export.Name, err)
+			return fmt.Errorf("create EndpointSlice %s: %w", desired.Name, err)
 		}
 		return nil
 	}
+	desired = desired.DeepCopy()
 	desired.ResourceVersion = current.ResourceVersion
-	_, err = a.slices.Update(ctx, desired, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		// The last server has just removed it.
-		desired.ResourceVersion = ""
-		_, err = a.slices.Create(ctx, desired, metav1.CreateOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("update EndpointSlice %s: %w", export.Name, err)
+	if _, err := a.slices.Update(ctx, desired, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("update EndpointSlice %s: %w", desired.Name, err)
 	}
 	return nil
 }

@@ -52,32 +52,32 @@ func (a *Agent) configApplied(f Facts) bool {
 	return err == nil && ganesha.Hash(rendered) == f.Server.ConfigHash
 }
 
-// announce points the Service to the server that is going to be started: kube-proxy
-// needs a second to follow, and may as well do it meanwhile. Who connects until the
-// server answers gets no answer. Without the API server nothing is lost but time.
-func (a *Agent) announce(ctx context.Context, s *starting) error {
+// announce points the Service to the server that is going to be started, beside
+// the start: kube-proxy needs a second to follow, and may as well do it meanwhile.
+// Who connects until the server answers gets no answer. Whether it works is no
+// matter, the server is published when it answers.
+func (a *Agent) announce(ctx context.Context, s *starting) {
+	defer close(s.announced)
 	if s.restart {
-		return nil // it is where it was
-	}
-	port, err := a.port(s)
-	if err != nil {
-		return err
-	}
-	if err := a.access.admit(ctx, s.export, port); err != nil {
-		return err
+		return // it is where it was
 	}
 	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
 	defer cancel()
-	server := Server{Intent: Intent{PodIP: a.settings.PodIP, Port: port}}
-	if err := a.ensureEndpoint(ctx, s.export, server, true); err != nil {
+	port, err := a.port(s)
+	if err == nil {
+		err = a.access.admit(ctx, s.export, port)
+	}
+	if err == nil {
+		err = a.ensureEndpoint(ctx, s.export, Server{Intent: Intent{PodIP: a.settings.PodIP, Port: port}}, true)
+	}
+	if err != nil {
 		klog.FromContext(ctx).V(2).Info("Server is not announced", "err", err)
 	}
-	return nil
 }
 
-// announceTimeout is how long a start lets itself be delayed by an API server that
-// does not answer.
-const announceTimeout = 300 * time.Millisecond
+// announceTimeout is how long a start that is done with the rest waits for an API
+// server that does not answer.
+const announceTimeout = 800 * time.Millisecond
 
 // launch writes configuration and intent and starts ganesha.
 func (a *Agent) launch(ctx context.Context, s *starting) error {
@@ -239,6 +239,7 @@ func (a *Agent) lastWords(ctx context.Context, name string) string {
 // publish sends clients here. Without the API server the server runs anyhow:
 // after a restart in place the endpoint is still right.
 func (a *Agent) publish(ctx context.Context, s *starting) error {
+	<-s.announced
 	if err := a.ensureEndpoint(ctx, s.export, s.server, false); err != nil {
 		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
 			return err

@@ -183,7 +183,10 @@ func (f filesFake) Check(_ context.Context, device, _ string) error {
 
 func (f filesFake) Mount(_ context.Context, device, target, fsType string, options []string) error {
 	m := f.m
-	if mounted, ok := m.mounts[target]; ok {
+	m.world.lock.Lock()
+	mounted, ok := m.mounts[target]
+	m.world.lock.Unlock()
+	if ok {
 		if fmt.Sprintf("/dev/drbd%d", mounted) != device {
 			return fmt.Errorf("another device is mounted at %s", target)
 		}

@@ -38,7 +38,9 @@ type starting struct {
 	server   Server
 	// restart keeps the port, and what the server knew of its last growth.
 	restart bool
-	parts   parts
+	// announced is closed when the Service points here, or could not be made to.
+	announced chan struct{}
+	parts     parts
 }
 
 // step is one idempotent part of a start: what is done already is recognised and
@@ -53,8 +55,7 @@ func (a *Agent) openSteps() []step {
 	return []step{
 		{"promote", a.promote},
 		{"device", a.waitForDevices},
-		{"recovery", a.openRecoveryVolume},
-		{"data", a.openDataVolume},
+		{"volumes", a.openVolumes},
 		{"grow", a.growIfLarger},
 	}
 }
@@ -101,19 +102,26 @@ func (a *Agent) run(ctx context.Context, s *starting) (time.Duration, error) {
 	s.parts.add("promote", s.memory.promoted)
 	s.memory.promoted = 0
 	described := a.describeStarting(ctx, s)
+	s.announced = make(chan struct{})
+	announcing := false
 	defer a.guard(ctx, s.resource.Name)()
 
-	steps := append(a.openSteps(), a.serveSteps()...)
-	for _, step := range slices.Insert(steps, 1, step{"announce", a.announce}) { // after the promotion
+	for _, step := range append(a.openSteps(), a.serveSteps()...) {
 		before := a.now()
 		err := step.run(ctx, s)
 		s.parts.add(step.name, a.now().Sub(before))
+		if err == nil && !announcing { // this node is Primary now
+			announcing = true
+			go a.announce(ctx, s)
+		}
 		if err != nil {
+			<-described
+			if announcing {
+				<-s.announced // or the Service would point here after all was let go
+			}
 			if ctx.Err() != nil {
-				<-described
 				return 0, ctx.Err() // the supervisor ends: the next one goes on from here
 			}
-			<-described
 			return a.abandon(ctx, s, fmt.Errorf("%s: %w", step.name, err))
 		}
 	}
@@ -203,7 +211,7 @@ func (a *Agent) takeOver(ctx context.Context, f Facts) (time.Duration, error) {
 // off.
 func (a *Agent) abandon(ctx context.Context, s *starting, cause error) (time.Duration, error) {
 	refused := &drbd.RefusedError{}
-	if errors.As(cause, &refused) && refused.Code == drbd.TwoPrimaries {
+	if errors.As(cause, &refused) && (refused.Code == drbd.TwoPrimaries || refused.Code == drbd.WeaklyConnected) {
 		klog.FromContext(ctx).V(2).Info("Another node was faster")
 		a.backOff(s.memory, lostRaceDelay)
 		return lostRaceDelay, nil
@@ -369,8 +377,8 @@ func (p *parts) done(name string, now time.Time) {
 
 // partOf sums the steps up for users.
 var partOf = map[string]string{
-	"promote": "promote", "launch": "start", "probe": "probe", "endpoint": "endpoint", "announce": "endpoint",
-	"device": "mount", "recovery": "mount", "data": "mount", "grow": "mount", "root": "mount", "records": "mount",
+	"promote": "promote", "launch": "start", "probe": "probe", "endpoint": "endpoint",
+	"device": "mount", "volumes": "mount", "grow": "mount", "root": "mount", "records": "mount",
 }
 
 func (p *parts) summary() map[string]string {

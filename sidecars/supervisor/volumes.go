@@ -31,6 +31,15 @@ func (s *starting) device(volume int) string {
 	return drbd.DevicePath(device.Minor)
 }
 
+// openVolumes mounts both volumes, at the same time: each of them waits for its
+// device more than it computes.
+func (a *Agent) openVolumes(ctx context.Context, s *starting) error {
+	recovery := make(chan error, 1)
+	go func() { recovery <- a.openRecoveryVolume(ctx, s) }()
+	err := a.openDataVolume(ctx, s)
+	return errors.Join(<-recovery, err)
+}
+
 // openRecoveryVolume mounts VolNr 1. It is formatted if, and only if, it is
 // provably blank; what it holds of another volume's clients is wiped.
 func (a *Agent) openRecoveryVolume(ctx context.Context, s *starting) error {

@@ -8,19 +8,21 @@ import (
 
 // Codes of refusals (drbd-headers, drbd_strings.c).
 const (
-	codeTwoPrimaries   = -1
-	codeNoUpToDateData = -2
-	codeDeclined       = -10
-	codeHeldOpen       = -12
-	codeNoQuorum       = -25
+	codeTwoPrimaries    = -1
+	codeNoUpToDateData  = -2
+	codeDeclined        = -10
+	codeHeldOpen        = -12
+	codeWeaklyConnected = -24
+	codeNoQuorum        = -25
 )
 
 var refusals = map[int]string{
-	codeTwoPrimaries:   "Multiple primaries not allowed by config",
-	codeNoUpToDateData: "Need access to UpToDate data",
-	codeDeclined:       "State change was refused by peer node",
-	codeHeldOpen:       "Device is held open by someone",
-	codeNoQuorum:       "No quorum",
+	codeTwoPrimaries:    "Multiple primaries not allowed by config",
+	codeNoUpToDateData:  "Need access to UpToDate data",
+	codeDeclined:        "State change was refused by peer node",
+	codeHeldOpen:        "Device is held open by someone",
+	codeWeaklyConnected: "Primary nodes must be strongly connected among each other",
+	codeNoQuorum:        "No quorum",
 }
 
 func refuse(r *replica, code int, info string) *StateError {
@@ -113,6 +115,9 @@ func (c *Cluster) promote(ctx context.Context, r *replica, force, auto bool) err
 	}
 	if r.otherPrimary() {
 		return refuse(r, codeTwoPrimaries, "")
+	}
+	if r.weakPrimary() != "" {
+		return refuse(r, codeWeaklyConnected, "")
 	}
 	if err := c.mayPromote(r, force); err != nil {
 		return err

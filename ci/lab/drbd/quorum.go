@@ -105,6 +105,28 @@ func (r *replica) otherPrimary() bool {
 	return !r.res.options.TwoPrimaries && r.primaryPeer() != ""
 }
 
+// weakPrimary returns a Primary that the node reaches through others only: DRBD
+// asks all nodes that can be reached before it promotes one.
+func (r *replica) weakPrimary() string {
+	seen := map[*replica]bool{r: true}
+	next := []*replica{r}
+	for len(next) > 0 {
+		current := next[0]
+		next = next[1:]
+		for _, other := range r.res.sortedReplicas() {
+			if seen[other] || !other.node.up || !current.connected(other) || !other.connected(current) {
+				continue
+			}
+			if other.role == Primary && !r.connected(other) {
+				return other.node.name
+			}
+			seen[other] = true
+			next = append(next, other)
+		}
+	}
+	return ""
+}
+
 // connected tells whether the node is connected with another one.
 func (r *replica) connected(other *replica) bool {
 	l := r.links[other.node.name]

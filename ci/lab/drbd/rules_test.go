@@ -335,6 +335,24 @@ func TestSubscribersLearnOfUseAndDisks(t *testing.T) {
 	})
 }
 
+// Two nodes that have lost each other only, as it happens while connections come
+// back one by one: a third one tells them of each other.
+func TestPrimaryBehindAnotherNodeRefusesPromotion(t *testing.T) {
+	inLab(t, majority, func(l *lab) {
+		l.mu.Lock()
+		res := l.resources["pvc-a"]
+		for _, pair := range [][2]string{{"n0", "n1"}, {"n1", "n0"}} {
+			r := res.replicas[pair[0]]
+			l.dropLink(r, r.links[pair[1]])
+			r.links[pair[1]].state = stateConnecting
+		}
+		l.settle(res)
+		l.mu.Unlock()
+		l.promote("n0")
+		l.wantRefusal(l.Promote(l.t.Context(), "n1", "pvc-a", false), codeWeaklyConnected)
+	})
+}
+
 // wantViolation runs what must be recorded as a violation.
 func wantViolation(t *testing.T, options ResourceOptions, text string, test func(*lab)) {
 	t.Helper()
