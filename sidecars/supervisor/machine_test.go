@@ -506,6 +506,8 @@ func (r recoveryFake) RememberClients(root string, clients map[string]ganesha.Kn
 }
 
 func (r recoveryFake) ReadIdentity(root string) (ganesha.Identity, error) {
+	r.m.world.lock.Lock() // the data volume is mounted at the same time
+	defer r.m.world.lock.Unlock()
 	d, err := r.disk(root)
 	if err != nil {
 		return ganesha.Identity{}, err
