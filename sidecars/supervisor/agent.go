@@ -335,6 +335,10 @@ func (a *Agent) describeUnserved(ctx context.Context, f Facts, decision Decision
 	if err := a.writeStatus(ctx, f, unservedStatus(f, decision)); err != nil {
 		return err
 	}
+	m := a.remember(f.Name)
+	m.lock.Lock()
+	m.timers.Described, m.timers.DescribedAs = f.Now, decision.Reason
+	m.lock.Unlock()
 	switch decision.Reason {
 	case ReasonIdle, ReasonVolumeMissing, ReasonStale:
 	default:

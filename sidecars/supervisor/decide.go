@@ -79,6 +79,9 @@ const (
 	// writerStagger is how long each supervisor waits for the one before it to
 	// write what only one of them needs to write.
 	writerStagger = 5 * time.Second
+	// contradictAfter is how often this node insists on its reason after another node
+	// has given another: both may be right, and they must not race.
+	contradictAfter = time.Minute
 	// complainAfter is how long an export may be wanted and unserved before that
 	// is worth a condition: states pass while connections come up.
 	complainAfter = 4 * time.Second
@@ -337,10 +340,13 @@ func decideIdle(f Facts, stale Decision) Decision {
 		}
 		return Decision{Action: GrowIdle, Message: "the device has grown while nobody is attached"}
 	}
-	if reason == "" {
+	if reason == "" || (reason == ReasonNotUpToDate && len(upToDateNodes(f)) > 1) {
 		reason, message = ReasonIdle, "no node is attached; the next attach starts the server"
 	}
-	decision := describe(f, reason, message)
+	decision := nothing(0)
+	if reason != ReasonNoReplica { // those that have one know more
+		decision = describe(f, reason, message)
+	}
 	switch wait := f.Timers.NotBefore.Sub(f.Now); {
 	case decision.After != 0:
 	case f.outgrown() && wait > 0:
@@ -396,6 +402,9 @@ func describe(f Facts, reason, message string) Decision {
 		return nothing(0)
 	}
 	if wait := time.Duration(speakRank(f))*writerStagger - f.Now.Sub(f.Timers.Unserved); wait > 0 {
+		return nothing(wait)
+	}
+	if wait := contradictAfter - f.Now.Sub(f.Timers.Described); f.Timers.DescribedAs == reason && wait > 0 {
 		return nothing(wait)
 	}
 	return decision

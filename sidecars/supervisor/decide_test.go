@@ -187,6 +187,12 @@ func TestDecide(t *testing.T) {
 		// Idle.
 		{"never attached", facts(detached(0), lastServer("")), Describe, ReasonIdle, false, 0},
 		{"idle, but another writes first", facts(detached(0), lastServer(""), func(f *Facts) { f.Node = "n3" }), Nothing, "", false, writerStagger},
+		{"idle, this replica is Outdated, another is not", facts(detached(0), lastServer(""), diskIs(0, drbd.DiskOutdated), waited(time.Minute)), Describe, ReasonIdle, false, 0},
+		{"idle, all replicas are Outdated", facts(detached(0), lastServer(""), diskIs(0, drbd.DiskOutdated), disconnected, waited(time.Minute)), Describe, ReasonNotUpToDate, false, 0},
+		{"idle, this is a tiebreaker", facts(detached(0), lastServer(""), diskIs(0, drbd.DiskDiskless), waited(time.Minute)), Nothing, "", false, 0},
+		{"idle, another reason was given since", facts(detached(0), lastServer(""), waited(time.Minute), func(f *Facts) {
+			f.Timers.Described, f.Timers.DescribedAs = noon.Add(-10*time.Second), ReasonIdle
+		}), Nothing, "", false, contradictAfter - 10*time.Second},
 		{"idle and described", facts(detached(0), func(f *Facts) {
 			f.Export.Status = unservedStatus(*f, Decision{Reason: ReasonIdle, Message: "no node is attached; the next attach starts the server"})
 		}), Nothing, "", false, 0},

@@ -140,6 +140,10 @@ type Timers struct {
 	// Elsewhere: since when, after that, clients are sent to another node.
 	Frozen    time.Time
 	Elsewhere time.Time
+	// Described: when this node last wrote why nobody serves, and DescribedAs: the
+	// reason. They are forgotten when somebody serves or nobody has to any more.
+	Described   time.Time
+	DescribedAs string
 	// NotBefore: after a failed start, when the next one may be tried.
 	NotBefore time.Time
 	// Restarts are the restarts in place of the last minutes.
@@ -335,6 +339,9 @@ func (m *memory) track(f *Facts) {
 	}
 
 	unserved := primaryPeer == "" && !f.primary()
+	if !unserved || m.timers.Wanted.IsZero() != !f.wanted() {
+		m.timers.Described, m.timers.DescribedAs = time.Time{}, ""
+	}
 	since(&m.timers.Unserved, unserved)
 	since(&m.timers.Wanted, unserved && f.wanted())
 	since(&m.timers.Idle, !f.Attached)

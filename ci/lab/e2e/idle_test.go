@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 )
@@ -23,7 +25,11 @@ func TestIdleExportStopsAndComesBackWithinThreeSeconds(t *testing.T) {
 
 	must(t, c.DeletePods(ctx, "user"))
 	must(t, c.WaitDetached(ctx, volume.Name))
-	must1(c.WaitIdle(ctx, volume.Name))(t)
+	idle := must1(c.WaitIdle(ctx, volume.Name))(t)
+	time.Sleep(12 * time.Second) // every supervisor has had its say by then
+	if now := must1(c.Exports.Get(ctx, volume.Name, metav1.GetOptions{}))(t); now.ResourceVersion != idle.ResourceVersion {
+		t.Errorf("an idle export is written again and again: it was %+v, it is %+v", idle.Status, now.Status)
+	}
 	if primary := primaryNode(ctx, t, volume.Name); primary != "" {
 		t.Errorf("node %s is still Primary of an idle export", primary)
 	}
