@@ -22,6 +22,7 @@ import (
 	"github.com/linbit/linstor-rwx/ci/lab"
 	"github.com/linbit/linstor-rwx/ci/lab/linstor/control"
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
+	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/names"
 )
 
@@ -212,7 +213,8 @@ func TestFailOverInTheMiddleOfAGrowthConverges(t *testing.T) {
 	must(t, c.CreatePod(ctx, scenario.Pod{Name: "user", Node: consumerNode, Claim: "shared"}))
 	must(t, c.WaitRunning(ctx, "user"))
 	volume := must1(c.WaitBound(ctx, "shared"))(t)
-	export := must1(c.WaitServing(ctx, volume.Name))(t)
+	// Nobody grows claims until Kubernetes has replaced a controller that dies, too.
+	export := serveBesideController(ctx, t, c, volume.Name)
 	before := must1(c.Space(ctx, "user"))(t)
 
 	server := must1(laboratory.Node(export.Status.Node))(t)
@@ -240,6 +242,30 @@ func TestFailOverInTheMiddleOfAGrowthConverges(t *testing.T) {
 	}
 	moved := must1(c.WaitServing(ctx, volume.Name))(t)
 	t.Logf("node %s finished what node %s began", moved.Status.Node, server.Name)
+}
+
+// serveBesideController makes sure that the export is served by another node than
+// the one with the controller.
+func serveBesideController(ctx context.Context, t *testing.T, c *scenario.Cluster, volume string) *v1alpha1.NFSExport {
+	t.Helper()
+	export := must1(c.WaitServing(ctx, volume))(t)
+	pods := must1(c.Client.CoreV1().Pods(lab.Release).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=csi-controller"}))(t)
+	if len(pods.Items) == 0 {
+		t.Fatal("there is no controller")
+	}
+	if pods.Items[0].Spec.NodeName != export.Status.Node {
+		return export
+	}
+	replicas := definition(ctx, t, volume).Resources
+	at := slices.IndexFunc(replicas, func(r control.Resource) bool { return !r.Diskless && r.Node != export.Status.Node })
+	if at < 0 {
+		t.Fatalf("volume %s has no other replica", volume)
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, names.MoveToAnnotation, replicas[at].Node)
+	must1(c.Exports.Patch(ctx, volume, types.MergePatchType, patch, metav1.PatchOptions{}))(t)
+	return must1(c.WaitExport(ctx, volume, "served by node "+replicas[at].Node, func(export *v1alpha1.NFSExport) bool {
+		return export.Status.Node == replicas[at].Node && export.Status.Phase == v1alpha1.PhaseServing
+	}))(t)
 }
 
 // refusal is a growth that LINSTOR refuses.
