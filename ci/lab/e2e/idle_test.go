@@ -25,8 +25,10 @@ func TestIdleExportStopsAndComesBackWithinThreeSeconds(t *testing.T) {
 
 	must(t, c.DeletePods(ctx, "user"))
 	must(t, c.WaitDetached(ctx, volume.Name))
-	idle := must1(c.WaitIdle(ctx, volume.Name))(t)
+	must1(c.WaitIdle(ctx, volume.Name))(t)
 	time.Sleep(12 * time.Second) // every supervisor has had its say by then
+	idle := must1(c.Exports.Get(ctx, volume.Name, metav1.GetOptions{}))(t)
+	time.Sleep(2 * time.Second)
 	if now := must1(c.Exports.Get(ctx, volume.Name, metav1.GetOptions{}))(t); now.ResourceVersion != idle.ResourceVersion {
 		t.Errorf("an idle export is written again and again: it was %+v, it is %+v", idle.Status, now.Status)
 	}
