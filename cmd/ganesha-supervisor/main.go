@@ -108,7 +108,7 @@ func run(told context.Context, kubeconfig string) error {
 		if _, err := launcher.List(ctx); err != nil {
 			return err
 		}
-		return nil
+		return agent.Ready()
 	}
 	go func() {
 		if err := metrics.Serve(ctx, settings.HTTPEndpoint, ready); err != nil {

@@ -293,9 +293,6 @@ func (l launcherFake) Start(_ context.Context, process ganesha.Process) error {
 			m.world.t.Errorf("ganesha is started on %s while it runs on %s", m.name, other[0])
 		}
 		m.processStarts++
-		if m.onStart != nil {
-			m.onStart()
-		}
 		ok := len(m.mounts) == 2 && !m.cannotStart
 		m.processes[process.Name] = &ganesha.ProcessState{Process: process, PID: 100 + m.processStarts, Running: ok,
 			LastLines: []string{"Export root not found"}}
@@ -347,6 +344,9 @@ var portPattern = regexp.MustCompile(`NFS_Port\s*=\s*(\d+)`)
 
 // probe answers as a ganesha does that runs with the configuration on disk.
 func (m *machine) probe(_ context.Context, address, path string) error {
+	if m.onProbe != nil {
+		m.onProbe()
+	}
 	process := m.processes[testExport]
 	if process == nil || !process.Running || m.hung {
 		return errors.New("connection refused")

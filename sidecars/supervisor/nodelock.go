@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ import (
 type NodeLock interface {
 	// Acquire waits until no other supervisor of this node acts, or ctx ends.
 	Acquire(ctx context.Context) error
+	// InLine says whether Acquire has got the lock, or has said that it waits.
+	InLine() bool
 	// Release lets the next supervisor act.
 	Release()
 	// Awaited says whether another supervisor waits.
@@ -30,6 +33,7 @@ type NodeLock interface {
 type FileLock struct {
 	directory string
 	held      *os.File
+	inLine    atomic.Bool
 }
 
 // NewFileLock returns a lock in directory, which all supervisors of the node see.
@@ -48,6 +52,7 @@ func (l *FileLock) Acquire(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = next.Close() }()
+	l.inLine.Store(true)
 	l.held, err = l.wait(ctx, activeFile)
 	return err
 }
@@ -78,6 +83,9 @@ func (l *FileLock) wait(ctx context.Context, name string) (*os.File, error) {
 		}
 	}
 }
+
+// InLine implements NodeLock.
+func (l *FileLock) InLine() bool { return l.inLine.Load() }
 
 // Release implements NodeLock.
 func (l *FileLock) Release() {
@@ -110,6 +118,16 @@ func (a *Agent) becomeActive(ctx context.Context) {
 	a.active.Store(true)
 	klog.FromContext(ctx).Info("Supervisor of this node is active")
 	a.TriggerAll()
+}
+
+// Ready says why this supervisor does not act on its node and is not known to wait
+// for that either, or nil. A pod must not count as ready before: the rollout would
+// end the old pod, which would find nobody to leave its exports to.
+func (a *Agent) Ready() error {
+	if a.active.Load() || a.nodeLock == nil || a.nodeLock.InLine() {
+		return nil
+	}
+	return errors.New("it is not this supervisor's turn yet")
 }
 
 // stepBack lets the next supervisor of this node act. This one only still tells

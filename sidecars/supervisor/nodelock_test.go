@@ -9,6 +9,7 @@ import (
 type awaited struct{ released bool }
 
 func (*awaited) Acquire(context.Context) error { return nil }
+func (*awaited) InLine() bool                  { return true }
 func (l *awaited) Release()                    { l.released = true }
 func (*awaited) Awaited() bool                 { return true }
 
@@ -93,10 +94,14 @@ func TestOneSupervisorOfANodeActsAndTheNextIsKnownToWait(t *testing.T) {
 	}
 	go wait("second", second)
 	eventually(t, "the second waits", first.Awaited)
+	eventually(t, "the second knows that", second.InLine)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := third.Acquire(ctx); err == nil {
 		t.Error("a third overtook the second")
+	}
+	if third.InLine() {
+		t.Error("the third believes that it is next")
 	}
 	if len(active) != 0 {
 		t.Fatal("two act at the same time")

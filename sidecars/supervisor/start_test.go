@@ -361,11 +361,17 @@ func TestServiceLeadsToTheServerBeforeItAnswersAndSaysSo(t *testing.T) {
 	w.attached[testExport] = true
 	m := w.machine("n1")
 	m.cannotStart = true
-	var awaited []string
-	m.onStart = func() { awaited = append(awaited, w.slices[testExport].Annotations[names.AwaitedAnnotation]) }
+	awaited := ""
+	m.onProbe = func() {
+		w.lock.Lock()
+		defer w.lock.Unlock()
+		if slice := w.slices[testExport]; slice != nil {
+			awaited = slice.Annotations[names.AwaitedAnnotation]
+		}
+	}
 	m.settle()
-	if len(awaited) != 1 || awaited[0] != "true" {
-		t.Fatalf("when ganesha was started the slice said %q", awaited)
+	if awaited != "true" {
+		t.Fatalf("while ganesha did not answer the slice said %q", awaited)
 	}
 	if w.endpoint() != "" || m.rule() != nil {
 		t.Errorf("the start failed, and clients are sent to %q, let in by %+v", w.endpoint(), m.rule())

@@ -185,7 +185,7 @@ type machine struct {
 	unheard        bool // it was never heard
 	cordoned       bool
 	beside         bool   // another pod's ganesha serves on this node
-	onStart        func() // called when ganesha is started
+	onProbe        func() // called when ganesha is asked
 	rules          firewall.Rules
 	launcherDown   bool
 	hung           bool // ganesha does not answer
