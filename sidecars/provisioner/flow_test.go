@@ -317,7 +317,7 @@ func TestServiceOfAnEarlierTryIsReplacedAndAStrangersIsNot(t *testing.T) {
 		t.Errorf("%s, %v", state, err)
 	}
 	pv, _, err := try(t, p, claim, newClass(nil))
-	if err != nil || pv.Spec.CSI.VolumeAttributes[names.ExportAttribute] != "nfs://10.96.0.2:2049/pvc-11" {
+	if err != nil || pv.Spec.CSI.VolumeAttributes[names.ExportAttribute] != "nfs://10.96.0.1:2049/pvc-11" {
 		t.Errorf("%v, %v", pv, err)
 	}
 

@@ -87,12 +87,14 @@ func (p *Provisioner) ensureService(ctx context.Context, export *v1alpha1.NFSExp
 	}
 	services := p.Client.CoreV1().Services(want.Namespace)
 
-	service, err := services.Create(ctx, want, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		service, err = services.Get(ctx, export.Name, metav1.GetOptions{})
-		if err == nil && !ownedBy(service, export) {
-			return nil, p.clearService(ctx, service)
-		}
+	// Not create first: for a Service with a given address the API server says that
+	// the address is taken, before it sees that it is taken by this Service.
+	service, err := services.Get(ctx, export.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		service, err = services.Create(ctx, want, metav1.CreateOptions{})
+	case err == nil && !ownedBy(service, export):
+		return nil, p.clearService(ctx, service)
 	}
 	if err != nil {
 		return nil, p.explainService(export.Name, err)

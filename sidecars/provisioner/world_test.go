@@ -26,7 +26,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -91,6 +93,15 @@ func newWorld(t *testing.T) *world {
 		}
 		if isCreate {
 			service := create.GetObject().(*corev1.Service)
+			// The API server allocates the address before it sees that the Service exists.
+			if all, err := w.client.Tracker().List(action.GetResource(), corev1.SchemeGroupVersion.WithKind("Service"), namespace); err == nil {
+				for _, other := range all.(*corev1.ServiceList).Items {
+					if service.Spec.ClusterIP != "" && other.Spec.ClusterIP == service.Spec.ClusterIP {
+						return true, nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, service.Name, field.ErrorList{field.Invalid(
+							field.NewPath("spec", "clusterIPs"), service.Spec.ClusterIPs, "failed to allocate IP: provided IP is already allocated")})
+					}
+				}
+			}
 			if service.Spec.ClusterIP == "" {
 				address++
 				service.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", address)
