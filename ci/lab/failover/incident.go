@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -123,6 +124,11 @@ func (i *incident) seat(ctx context.Context, seats []seat) error {
 // work starts the clients and returns when they have worked undisturbed for a
 // while.
 func (i *incident) work(ctx context.Context) error {
+	// By one of them: what happens to clients that race to make the same folder is
+	// not what is measured.
+	if _, err := i.cluster.Exec(ctx, i.clients[0].pod, "mkdir", path.Join(scenario.DataPath, i.folder)); err != nil {
+		return err
+	}
 	err := together(i.clients, func(client *client) error { return client.start(ctx, i.cluster, i.folder) })
 	if err != nil {
 		return err

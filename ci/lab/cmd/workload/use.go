@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -42,10 +41,8 @@ func use(ctx context.Context, o options, say reporter) error {
 	if o.name == "" {
 		return errors.New("read the command line: use needs --name")
 	}
-	// Not os.MkdirAll: clients make the folder at the same time, and the one that
-	// is told that it exists may still remember that it did not.
-	if err := os.Mkdir(o.arguments[0], 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make the folder to use: %w", err)
+	if _, err := os.Stat(o.arguments[0]); err != nil {
+		return fmt.Errorf("find the folder to use: %w", err)
 	}
 	holding, release := signal.NotifyContext(ctx, syscall.SIGUSR1)
 	defer release()
