@@ -45,7 +45,7 @@ func TestKilledProvisionerLeavesNothingHalfDone(t *testing.T) {
 	for i := range claims {
 		volume := must1(c.WaitBound(ctx, fmt.Sprintf("shared-%d", i)))(t)
 		export := must1(c.WaitIdle(ctx, volume.Name))(t)
-		addresses[export.Spec.Service.ClusterIP], ids[int32(export.Spec.ExportID)] = true, true
+		addresses[export.Spec.Service.ClusterIP], ids[export.Spec.ExportID] = true, true
 		if volumes := len(definition(ctx, t, volume.Name).Volumes); volumes != 2 {
 			t.Errorf("volume %s has %d DRBD volumes, want data and records", volume.Name, volumes)
 		}
