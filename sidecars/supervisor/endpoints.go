@@ -70,13 +70,14 @@ func (a *Agent) ensureEndpoint(ctx context.Context, export *v1alpha1.NFSExport, 
 	if awaited {
 		desired.Annotations = map[string]string{names.AwaitedAnnotation: "true"}
 	}
-	if sameEndpoint(a.cache.EndpointSlice(export.Name), desired) {
+	cached := a.cache.EndpointSlice(export.Name)
+	if sameEndpoint(cached, desired) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiPatience)
 	defer cancel()
 	// Mostly the cache is right, and clients wait for every question less.
-	err := a.writeSlice(ctx, a.cache.EndpointSlice(export.Name), desired)
+	err := a.writeSlice(ctx, cached, desired)
 	if err == nil || (!apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && !apierrors.IsAlreadyExists(err)) {
 		return err
 	}

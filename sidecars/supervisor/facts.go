@@ -339,7 +339,7 @@ func (m *memory) track(f *Facts) {
 	}
 
 	unserved := primaryPeer == "" && !f.primary()
-	if !unserved || m.timers.Wanted.IsZero() != !f.wanted() {
+	if !unserved || m.timers.Wanted.IsZero() == f.wanted() {
 		m.timers.Described, m.timers.DescribedAs = time.Time{}, ""
 	}
 	since(&m.timers.Unserved, unserved)

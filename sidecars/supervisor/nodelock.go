@@ -97,12 +97,7 @@ func (l *FileLock) Release() {
 
 // Awaited implements NodeLock.
 func (l *FileLock) Awaited() bool {
-	file, err := os.OpenFile(filepath.Join(l.directory, nextFile), os.O_RDWR, 0o600)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = file.Close() }()
-	return errors.Is(unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return LocalHost{}.Locked(filepath.Join(l.directory, nextFile))
 }
 
 // becomeActive waits for its turn among the supervisors of this node.

@@ -38,7 +38,8 @@ type starting struct {
 	server   Server
 	// restart keeps the port, and what the server knew of its last growth.
 	restart bool
-	// announced is closed when the Service points here, or could not be made to.
+	// announced is closed when the Service points here, or could not be made to; nil
+	// before this node is Primary.
 	announced chan struct{}
 	parts     parts
 }
@@ -102,21 +103,19 @@ func (a *Agent) run(ctx context.Context, s *starting) (time.Duration, error) {
 	s.parts.add("promote", s.memory.promoted)
 	s.memory.promoted = 0
 	described := a.describeStarting(ctx, s)
-	s.announced = make(chan struct{})
-	announcing := false
 	defer a.guard(ctx, s.resource.Name)()
 
 	for _, step := range append(a.openSteps(), a.serveSteps()...) {
 		before := a.now()
 		err := step.run(ctx, s)
 		s.parts.add(step.name, a.now().Sub(before))
-		if err == nil && !announcing { // this node is Primary now
-			announcing = true
+		if err == nil && s.announced == nil { // this node is Primary now
+			s.announced = make(chan struct{})
 			go a.announce(ctx, s)
 		}
 		if err != nil {
 			<-described
-			if announcing {
+			if s.announced != nil {
 				<-s.announced // or the Service would point here after all was let go
 			}
 			if ctx.Err() != nil {

@@ -116,7 +116,7 @@ func (c *Cluster) promote(ctx context.Context, r *replica, force, auto bool) err
 	if r.otherPrimary() {
 		return refuse(r, codeTwoPrimaries, "")
 	}
-	if r.weakPrimary() != "" {
+	if r.weakPrimary() {
 		return refuse(r, codeWeaklyConnected, "")
 	}
 	if err := c.mayPromote(r, force); err != nil {

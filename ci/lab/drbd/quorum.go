@@ -105,9 +105,9 @@ func (r *replica) otherPrimary() bool {
 	return !r.res.options.TwoPrimaries && r.primaryPeer() != ""
 }
 
-// weakPrimary returns a Primary that the node reaches through others only: DRBD
+// weakPrimary tells whether the node reaches a Primary through others only: DRBD
 // asks all nodes that can be reached before it promotes one.
-func (r *replica) weakPrimary() string {
+func (r *replica) weakPrimary() bool {
 	seen := map[*replica]bool{r: true}
 	next := []*replica{r}
 	for len(next) > 0 {
@@ -118,13 +118,13 @@ func (r *replica) weakPrimary() string {
 				continue
 			}
 			if other.role == Primary && !r.connected(other) {
-				return other.node.name
+				return true
 			}
 			seen[other] = true
 			next = append(next, other)
 		}
 	}
-	return ""
+	return false
 }
 
 // connected tells whether the node is connected with another one.

@@ -8,7 +8,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/linbit/linstor-rwx/ci/lab"
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
 )
 
@@ -18,11 +17,7 @@ func TestKilledProvisionerLeavesNothingHalfDone(t *testing.T) {
 	const claims = 8
 	ctx, c := setup(t, 4*time.Minute)
 	class := createClass(ctx, t, c, scenario.Class{})
-	controllers := must1(c.Client.CoreV1().Pods(lab.Release).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=csi-controller"}))(t)
-	if len(controllers.Items) != 1 {
-		t.Fatalf("%d controllers run, want 1", len(controllers.Items))
-	}
-	node := must1(laboratory.Node(controllers.Items[0].Spec.NodeName))(t)
+	node := must1(laboratory.Node(controllerNode(ctx, t, c)))(t)
 
 	for i := range claims {
 		must(t, c.CreateClaim(ctx, scenario.Claim{Name: fmt.Sprintf("shared-%d", i), Class: class}))

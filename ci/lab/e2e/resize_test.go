@@ -3,8 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
-	"log"
 	"regexp"
 	"slices"
 	"strconv"
@@ -249,11 +247,7 @@ func TestFailOverInTheMiddleOfAGrowthConverges(t *testing.T) {
 func serveBesideController(ctx context.Context, t *testing.T, c *scenario.Cluster, volume string) *v1alpha1.NFSExport {
 	t.Helper()
 	export := must1(c.WaitServing(ctx, volume))(t)
-	pods := must1(c.Client.CoreV1().Pods(lab.Release).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=csi-controller"}))(t)
-	if len(pods.Items) == 0 {
-		t.Fatal("there is no controller")
-	}
-	if pods.Items[0].Spec.NodeName != export.Status.Node {
+	if controllerNode(ctx, t, c) != export.Status.Node {
 		return export
 	}
 	replicas := definition(ctx, t, volume).Resources
@@ -261,8 +255,7 @@ func serveBesideController(ctx context.Context, t *testing.T, c *scenario.Cluste
 	if at < 0 {
 		t.Fatalf("volume %s has no other replica", volume)
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, names.MoveToAnnotation, replicas[at].Node)
-	must1(c.Exports.Patch(ctx, volume, types.MergePatchType, patch, metav1.PatchOptions{}))(t)
+	must(t, c.Move(ctx, volume, replicas[at].Node))
 	return must1(c.WaitExport(ctx, volume, "served by node "+replicas[at].Node, func(export *v1alpha1.NFSExport) bool {
 		return export.Status.Node == replicas[at].Node && export.Status.Phase == v1alpha1.PhaseServing
 	}))(t)
@@ -335,7 +328,8 @@ func TestRefusedGrowthIsOneClearEventAndRecovers(t *testing.T) {
 			must1(c.WaitIdle(ctx, volume.Name))(t)
 			replica := replicaNode(ctx, t, volume.Name)
 			must(t, scenario.WaitFor(ctx, "the replicas to be UpToDate", func(context.Context) (bool, error) {
-				return allUpToDate(definition(ctx, t, volume.Name)), nil
+				err := definition(ctx, t, volume.Name).Stale()
+				return err == nil, err
 			}))
 			if test.obstruct != nil {
 				must(t, test.obstruct(ctx, volume.Name, replica))
@@ -371,18 +365,6 @@ func TestRefusedGrowthIsOneClearEventAndRecovers(t *testing.T) {
 			}
 		})
 	}
-}
-
-// allUpToDate says whether the first synchronisation is over.
-func allUpToDate(definition *control.Definition) bool {
-	for _, resource := range definition.Resources {
-		for _, volume := range resource.Volumes {
-			if !resource.Diskless && volume.DiskState != "UpToDate" {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // untouched fails the test unless claim and device have their first size.
@@ -443,7 +425,7 @@ func TestGrowthDuringASnapshotWaitsAndEndsWell(t *testing.T) {
 
 	must(t, laboratory.Storage().SetSuspendTime(ctx, suspended))
 	t.Cleanup(func() { must(t, laboratory.Storage().SetSuspendTime(context.Background(), 0)) })
-	api := must1(lapi.NewClient(lapi.Controllers([]string{"http://" + lab.LINSTORAddress}), lapi.Log(log.New(io.Discard, "", 0))))(t)
+	api := must1(scenario.LINSTOR())(t)
 	t.Cleanup(func() { must(t, api.Resources.DeleteSnapshot(context.Background(), volume.Name, "during")) })
 	taken := make(chan error, 1)
 	began := time.Now()

@@ -105,6 +105,16 @@ func createClass(ctx context.Context, t *testing.T, c *scenario.Cluster, class s
 	return class.Name
 }
 
+// controllerNode is the node that the CSI controller, of which there is one, runs on.
+func controllerNode(ctx context.Context, t *testing.T, c *scenario.Cluster) string {
+	t.Helper()
+	controllers := must1(c.Client.CoreV1().Pods(lab.Release).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=csi-controller"}))(t)
+	if len(controllers.Items) != 1 {
+		t.Fatalf("%d controllers run, want 1", len(controllers.Items))
+	}
+	return controllers.Items[0].Spec.NodeName
+}
+
 // must ends the test if err is not nil.
 func must(t *testing.T, err error) {
 	t.Helper()

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/linbit/linstor-rwx/ci/lab"
-	"github.com/linbit/linstor-rwx/ci/lab/linstor/control"
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
 )
 
@@ -180,19 +179,6 @@ func (b *Bench) awaitReplicas(ctx context.Context) error {
 		if definition == nil {
 			return false, fmt.Errorf("LINSTOR has no resource definition %s", b.Volume)
 		}
-		return true, staleReplicas(definition)
+		return true, definition.Stale()
 	})
-}
-
-// staleReplicas is an error that names the replicas that are not UpToDate.
-func staleReplicas(definition *control.Definition) error {
-	var stale []error
-	for _, resource := range definition.Resources {
-		for _, volume := range resource.Volumes {
-			if !resource.Diskless && volume.DiskState != "UpToDate" {
-				stale = append(stale, fmt.Errorf("volume %d on %s is %q", volume.Number, resource.Node, volume.DiskState))
-			}
-		}
-	}
-	return errors.Join(stale...)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"slices"
 	"strings"
 	"time"
@@ -13,9 +11,9 @@ import (
 	linstorapi "github.com/LINBIT/golinstor/client"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/linbit/linstor-rwx/ci/lab"
+	"github.com/linbit/linstor-rwx/ci/lab/scenario"
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/names"
 )
@@ -95,15 +93,17 @@ var Scenarios = []Scenario{
 	{
 		Name:        "move-to-client-node",
 		Description: "an administrator moves the export to a node with a client, whose address the server then sees differently",
-		strike:      func(ctx context.Context, i *incident) error { return i.moveTo(ctx, i.clients[1].node.Name) },
-		answer:      "the export on the client's node",
-		answered:    func(ctx context.Context, i *incident) (bool, error) { return i.movedTo(ctx, i.clients[1].node.Name) },
+		strike: func(ctx context.Context, i *incident) error {
+			return i.cluster.Move(ctx, i.Volume, i.clients[1].node.Name)
+		},
+		answer:   "the export on the client's node",
+		answered: func(ctx context.Context, i *incident) (bool, error) { return i.movedTo(ctx, i.clients[1].node.Name) },
 	},
 	{
 		Name:        "move-off-client-node",
 		Description: "the same from the node of a client to another",
 		placement:   withServer,
-		strike:      func(ctx context.Context, i *incident) error { return i.moveTo(ctx, i.otherNode()) },
+		strike:      func(ctx context.Context, i *incident) error { return i.cluster.Move(ctx, i.Volume, i.otherNode()) },
 		answer:      "the export on another node",
 		answered:    func(ctx context.Context, i *incident) (bool, error) { return i.movedTo(ctx, i.otherNode()) },
 	},
@@ -250,15 +250,6 @@ func served(status *v1alpha1.NFSExportStatus) bool {
 	return status.Phase == v1alpha1.PhaseGrace || status.Phase == v1alpha1.PhaseServing || status.Phase == v1alpha1.PhaseDegraded
 }
 
-// moveTo asks for a hand-over as an administrator does.
-func (i *incident) moveTo(ctx context.Context, node string) error {
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, names.MoveToAnnotation, node)
-	if _, err := i.cluster.Exports.Patch(ctx, i.Volume, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		return fmt.Errorf("ask for a move: %w", err)
-	}
-	return nil
-}
-
 // movedTo is true when that node serves and the request is gone.
 func (i *incident) movedTo(ctx context.Context, node string) (bool, error) {
 	export, err := i.cluster.Exports.Get(ctx, i.Volume, metav1.GetOptions{})
@@ -330,22 +321,12 @@ func rolledOut(ctx context.Context, i *incident) (bool, error) {
 // snapshotName is the snapshot that snapshot-suspend makes and removes.
 const snapshotName = "suspend"
 
-func linstor() (*linstorapi.Client, error) {
-	// Its requests are no news.
-	silent := linstorapi.Log(log.New(io.Discard, "", 0))
-	api, err := linstorapi.NewClient(linstorapi.Controllers([]string{"http://" + lab.LINSTORAddress}), silent)
-	if err != nil {
-		return nil, fmt.Errorf("connect to LINSTOR: %w", err)
-	}
-	return api, nil
-}
-
 // takeSnapshot begins a snapshot that keeps I/O suspended for long.
 func takeSnapshot(ctx context.Context, i *incident) error {
 	if err := i.lab.Storage().SetSuspendTime(ctx, suspendTime); err != nil {
 		return err
 	}
-	api, err := linstor()
+	api, err := scenario.LINSTOR()
 	if err != nil {
 		return err
 	}
@@ -374,7 +355,7 @@ func removeSnapshot(ctx context.Context, i *incident) error {
 	if err := i.lab.Storage().SetSuspendTime(ctx, 0); err != nil {
 		return err
 	}
-	api, err := linstor()
+	api, err := scenario.LINSTOR()
 	if err != nil {
 		return err
 	}

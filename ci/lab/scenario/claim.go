@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/names"
@@ -202,4 +203,14 @@ func (c *Cluster) WaitServing(ctx context.Context, name string) (*v1alpha1.NFSEx
 // WaitIdle waits until nobody serves an export.
 func (c *Cluster) WaitIdle(ctx context.Context, name string) (*v1alpha1.NFSExport, error) {
 	return c.WaitExport(ctx, name, "Idle", func(export *v1alpha1.NFSExport) bool { return export.Status.Phase == v1alpha1.PhaseIdle })
+}
+
+// Move asks for a hand-over of an export to a node, as an administrator does, and
+// does not wait.
+func (c *Cluster) Move(ctx context.Context, export, node string) error {
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, names.MoveToAnnotation, node)
+	if _, err := c.Exports.Patch(ctx, export, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("ask for a move of export %s to node %s: %w", export, node, err)
+	}
+	return nil
 }

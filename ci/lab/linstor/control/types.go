@@ -4,6 +4,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -122,6 +123,19 @@ func (s State) Definition(name string) *Definition {
 		}
 	}
 	return nil
+}
+
+// Stale is an error that names the replicas that are not UpToDate, or nil.
+func (d *Definition) Stale() error {
+	var stale []error
+	for _, resource := range d.Resources {
+		for _, volume := range resource.Volumes {
+			if !resource.Diskless && volume.DiskState != "UpToDate" {
+				stale = append(stale, fmt.Errorf("volume %d on %s is %q", volume.Number, resource.Node, volume.DiskState))
+			}
+		}
+	}
+	return errors.Join(stale...)
 }
 
 // Node is a LINSTOR node.
