@@ -46,7 +46,7 @@ type plan struct {
 	// groups are the exports' ports by who may connect, which is mostly the same
 	// for all of them. Each port is in one group at most.
 	groups []group
-	// silent and frozen are ports, sorted.
+	// silent and frozen are ports, sorted, to which somebody may connect.
 	silent, frozen []uint16
 }
 
@@ -90,18 +90,20 @@ func makePlan(rules Rules, exports []Export, version ipVersion) plan {
 	groupOf := map[string]int{}
 	var clients []netip.Prefix
 	for i, export := range exports {
-		if export.Silent {
-			p.silent = append(p.silent, export.Port)
-		}
-		if export.Frozen {
-			p.frozen = append(p.frozen, export.Port)
-		}
 		// Mostly all have the same list, which then is sorted once.
 		if i == 0 || !slices.Equal(export.Clients, exports[i-1].Clients) {
 			clients = clientsOf(export, version)
 		}
 		if len(clients) == 0 {
+			// Nobody has a connection there, so nothing has to be kept from anybody: what
+			// changes for the other version need not be written for this one.
 			continue
+		}
+		if export.Silent {
+			p.silent = append(p.silent, export.Port)
+		}
+		if export.Frozen {
+			p.frozen = append(p.frozen, export.Port)
 		}
 		key := keyOf(clients)
 		index, known := groupOf[key]

@@ -130,6 +130,9 @@ func decide(s Settings, f Facts) Decision {
 		if decision, ok := decideFrozen(f); ok && decision.Action == Unfreeze {
 			return decision
 		}
+		if f.Beside && f.wanted() && complete(f.Export) && !f.Prepared && !f.Leaving {
+			return Decision{Action: Prepare, Message: "the pod before this one serves it"}
+		}
 		return nothing(0)
 	}
 	if f.Beside {

@@ -23,6 +23,10 @@ type Scenario struct {
 	Name        string
 	Description string
 
+	// HandsOver says that the export is moved by its supervisors while both live,
+	// which takes their heartbeat: without it, such a request is refused.
+	HandsOver bool
+
 	placement placement
 	// strike makes the fault.
 	strike func(context.Context, *incident) error
@@ -93,6 +97,7 @@ var Scenarios = []Scenario{
 	{
 		Name:        "move-to-client-node",
 		Description: "an administrator moves the export to a node with a client, whose address the server then sees differently",
+		HandsOver:   true,
 		strike: func(ctx context.Context, i *incident) error {
 			return i.cluster.Move(ctx, i.Volume, i.clients[1].node.Name)
 		},
@@ -102,6 +107,7 @@ var Scenarios = []Scenario{
 	{
 		Name:        "move-off-client-node",
 		Description: "the same from the node of a client to another",
+		HandsOver:   true,
 		placement:   withServer,
 		strike:      func(ctx context.Context, i *incident) error { return i.cluster.Move(ctx, i.Volume, i.otherNode()) },
 		answer:      "the export on another node",
@@ -110,6 +116,7 @@ var Scenarios = []Scenario{
 	{
 		Name:        "drain",
 		Description: "kubectl drain of the serving node",
+		HandsOver:   true,
 		strike: func(ctx context.Context, i *incident) error {
 			var out strings.Builder
 			return i.lab.Kubectl(ctx, &out, "drain", i.server.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")

@@ -367,7 +367,13 @@ func TestLauncherThatIsToldToEndWaitsForTheSupervisor(t *testing.T) {
 		t.Fatalf("the process did not go on: %v, %v", states, err)
 	}
 	ok(t, l.Stop(t.Context(), "pvc-1", false))
-	waitUntilEnded(t, l, 3*time.Second)
+	// The next server starts now, and shall have the processor for itself.
+	time.Sleep(time.Second)
+	if states, err := l.List(t.Context()); err != nil || len(states) != 0 {
+		t.Fatalf("the launcher does not wait for its release: %v, %v", states, err)
+	}
+	l.Release(t.Context())
+	waitUntilEnded(t, l, time.Second)
 	if !l.Leaving(t.Context(), time.Second) {
 		t.Error("a launcher that is gone is not leaving")
 	}
@@ -383,6 +389,12 @@ func TestReleasedLauncherEndsWhatIsLeft(t *testing.T) {
 	}
 	l.Release(t.Context())
 	waitUntilEnded(t, l, 3*time.Second)
+}
+
+func TestLauncherIsNotNeededWhenNothingRuns(t *testing.T) {
+	l := newDrainingLauncher(t, "100s")
+	ok(t, l.command.Process.Signal(syscall.SIGTERM))
+	waitUntilEnded(t, l, 8*time.Second) // nobody releases it
 }
 
 func TestLauncherDoesNotWaitForASupervisorForEver(t *testing.T) {

@@ -185,8 +185,8 @@ func (t *table) stop(ctx context.Context, name string, kill bool) error {
 	return nil
 }
 
-// waitUntilNoneRuns returns a moment after no process runs any more, so that who
-// stopped the last one gets its answer; or when ctx ends or time is up.
+// waitUntilNoneRuns returns some time after no process runs any more, or when ctx
+// ends or time is up.
 func (t *table) waitUntilNoneRuns(ctx context.Context, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -194,7 +194,7 @@ func (t *table) waitUntilNoneRuns(ctx context.Context, timeout time.Duration) {
 		changes := t.changed()
 		var moment <-chan time.Time
 		if !slices.ContainsFunc(t.list(), func(s state) bool { return s.Running }) {
-			moment = time.After(answerTime)
+			moment = time.After(releaseTime)
 		}
 		select {
 		case <-ctx.Done():
@@ -206,7 +206,10 @@ func (t *table) waitUntilNoneRuns(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-const answerTime = 500 * time.Millisecond
+// releaseTime is how long a supervisor may take to say that it needs the launcher
+// no more. Until then the next server starts on this node or another, and the
+// end of a container would take the processor away from it.
+const releaseTime = 5 * time.Second
 
 // stopAll ends all processes, within the timeout or by force. Nothing can be
 // started afterwards.

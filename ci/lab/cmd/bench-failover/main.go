@@ -4,8 +4,8 @@
 // CSI driver's own NFS template, prints a table and writes failover.json.
 //
 // Environment: SCENARIO narrows the scenarios (names, separated by commas), RUNS
-// is how often each is played (10), BASELINE=0 leaves the comparison out, KEEP=1
-// leaves the laboratory running.
+// is how often each is played (10), BASELINE how often for comparison (as RUNS; 0:
+// not at all), KEEP=1 leaves the laboratory running.
 package main
 
 import (
@@ -72,21 +72,38 @@ func bench(ctx context.Context, directory string, keep bool) (err error) {
 // settings say what to measure.
 type settings struct {
 	scenarios []failover.Scenario
-	runs      int
-	baseline  bool
-	directory string
+	// runs is how often each is played with the product as it is, comparisons how
+	// often with the settings of the baseline.
+	runs, comparisons int
+	directory         string
 }
 
 func settingsFromEnvironment() (settings, error) {
-	s := settings{runs: 10, baseline: os.Getenv("BASELINE") != "0"}
+	s := settings{}
 	var err error
 	if s.scenarios, err = failover.Find(strings.FieldsFunc(os.Getenv("SCENARIO"), func(r rune) bool { return r == ',' || r == ' ' })...); err != nil {
 		return s, fmt.Errorf("read SCENARIO: %w", err)
 	}
-	if text := os.Getenv("RUNS"); text != "" {
-		if s.runs, err = strconv.Atoi(text); err != nil || s.runs < 1 {
-			return s, fmt.Errorf("read RUNS: %q is no number of runs", text)
-		}
+	if s.runs, err = countFromEnvironment("RUNS", 10); err != nil {
+		return s, err
+	}
+	if s.comparisons, err = countFromEnvironment("BASELINE", s.runs); err != nil {
+		return s, err
+	}
+	if s.runs+s.comparisons == 0 {
+		return s, errors.New("read RUNS and BASELINE: nothing is to be played")
 	}
 	return s, nil
+}
+
+func countFromEnvironment(name string, otherwise int) (int, error) {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise, nil
+	}
+	count, err := strconv.Atoi(text)
+	if err != nil || count < 0 {
+		return 0, fmt.Errorf("read %s: %q is no number of runs", name, text)
+	}
+	return count, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/linbit/linstor-rwx/ci/lab"
@@ -38,24 +39,27 @@ var (
 )
 
 // measure plays all scenarios with each variant. Results are written after each
-// scenario, so that whoever interrupts it keeps them. It fails at the end if a run
+// run, so that whoever interrupts it keeps them. It fails at the end if a run
 // with the product as it is failed or broke a promise; the baseline may do both.
 func measure(ctx context.Context, laboratory *lab.Lab, s settings) error {
-	variants := []variant{product}
-	if s.baseline {
-		variants = append(variants, baseline)
-	}
 	report := &report{directory: s.directory}
 	if err := report.begin(); err != nil {
 		return err
 	}
 	var failures []error
-	for _, v := range variants {
+	for _, v := range []variant{product, baseline} {
+		runs := s.runs
+		if v.name == baseline.name {
+			runs = s.comparisons
+		}
+		if runs == 0 {
+			continue
+		}
 		fmt.Printf("\n%s: install the chart\n", v.name)
 		if err := laboratory.Install(ctx, io.Discard, v.values...); err != nil {
 			return err
 		}
-		err := v.measure(ctx, laboratory, s, report)
+		err := v.measure(ctx, laboratory, s.scenarios, runs, report)
 		if v.name == product.name || ctx.Err() != nil {
 			failures = append(failures, err)
 		}
@@ -67,8 +71,10 @@ func measure(ctx context.Context, laboratory *lab.Lab, s settings) error {
 	return errors.Join(failures...)
 }
 
-// measure plays all scenarios on one volume of the variant's own.
-func (v variant) measure(ctx context.Context, laboratory *lab.Lab, s settings, report *report) (err error) {
+// measure plays all scenarios on one volume of the variant's own, in rounds: the
+// same fault again and again within a minute is another fault, to which the
+// supervisor answers otherwise.
+func (v variant) measure(ctx context.Context, laboratory *lab.Lab, scenarios []failover.Scenario, runs int, report *report) (err error) {
 	namespace := fmt.Sprintf("bench-%s-%d", v.name, os.Getpid())
 	cluster, err := scenario.Connect(ctx, namespace)
 	if err != nil {
@@ -92,52 +98,69 @@ func (v variant) measure(ctx context.Context, laboratory *lab.Lab, s settings, r
 		return err
 	}
 	bench.Evidence = report.evidence(v.name)
-	var failures []error
-	for _, scenario := range s.scenarios {
-		fmt.Printf("\n%s: %s: %s\n", v.name, scenario.Name, scenario.Description)
-		results, err := v.play(ctx, bench, scenario, s.runs, report, say)
-		failures = append(failures, err)
-		if ctx.Err() != nil {
-			return errors.Join(failures...)
+	var tallies []*tally
+	for _, scenario := range scenarios {
+		if scenario.HandsOver && v.name == baseline.name {
+			fmt.Printf("%s: %s: cannot be played, nothing hands over there\n", v.name, scenario.Name)
+			continue
 		}
-		if err := report.sum(failover.Summarize(scenario.Name, v.name, results)); err != nil {
-			return err
+		tallies = append(tallies, &tally{scenario: scenario})
+	}
+	for round := range runs {
+		fmt.Printf("\n%s: round %d of %d\n", v.name, round+1, runs)
+		for _, tally := range tallies {
+			if err := v.play(ctx, bench, tally, report, say); err != nil {
+				return err
+			}
 		}
 	}
+	var failures []error
+	for _, tally := range tallies {
+		failures = append(failures, tally.failures...)
+	}
 	return errors.Join(failures...)
+}
+
+// tally is what became of one scenario so far.
+type tally struct {
+	scenario failover.Scenario
+	results  []failover.Result
+	// failures are what failed, and the promises that were broken; inRow counts the
+	// last runs of which none succeeded.
+	failures []error
+	inRow    int
 }
 
 // patience is how many runs of a scenario may fail in a row: what fails takes
 // minutes, and what was refused twice will be refused again.
 const patience = 2
 
-// play plays one scenario several times. The error joins what failed and the
-// promises that were broken.
-func (v variant) play(ctx context.Context, bench *failover.Bench, scenario failover.Scenario, runs int, report *report, say func(string, ...any)) ([]failover.Result, error) {
-	var results []failover.Result
-	var failures []error
-	inRow := 0
-	for run := range runs {
-		result, err := bench.Run(ctx, scenario)
-		if err != nil {
-			say("run %d failed: %v", run+1, err)
-			failures = append(failures, err)
-			if inRow++; inRow == patience || ctx.Err() != nil {
-				break
-			}
-			continue
-		}
-		inRow = 0
-		results = append(results, result)
-		say("run %d: %s", run+1, describe(result))
-		if err := report.add(v.name, result); err != nil {
-			return results, err
-		}
-		if broken := result.Broken(); len(broken) > 0 {
-			failures = append(failures, fmt.Errorf("scenario %s: %q", scenario.Name, broken))
-		}
+// play plays the scenario of a tally once. An error means that nothing more can be
+// played.
+func (v variant) play(ctx context.Context, bench *failover.Bench, t *tally, report *report, say func(string, ...any)) error {
+	if t.inRow == patience {
+		return nil
 	}
-	return results, errors.Join(failures...)
+	result, err := bench.Run(ctx, t.scenario)
+	if ctx.Err() != nil {
+		return errors.Join(append(t.failures, err)...)
+	}
+	if err != nil {
+		say("%s failed: %v", t.scenario.Name, err)
+		t.failures = append(t.failures, err)
+		t.inRow++
+		return report.sum(failover.Summarize(t.scenario.Name, v.name, t.results))
+	}
+	t.inRow = 0
+	t.results = append(t.results, result)
+	say("%s: %s", t.scenario.Name, describe(result))
+	if broken := result.Broken(); len(broken) > 0 {
+		t.failures = append(t.failures, fmt.Errorf("scenario %s: %q", t.scenario.Name, broken))
+	}
+	if err := report.add(v.name, result); err != nil {
+		return err
+	}
+	return report.sum(failover.Summarize(t.scenario.Name, v.name, t.results))
 }
 
 func describe(r failover.Result) string {
@@ -200,8 +223,15 @@ func (r *report) add(variant string, result failover.Result) error {
 	return nil
 }
 
-// sum adds a scenario to failover.json.
+// sum puts what the runs of a scenario amount to into failover.json.
 func (r *report) sum(summary failover.Summary) error {
-	r.summaries = append(r.summaries, summary)
+	at := slices.IndexFunc(r.summaries, func(s failover.Summary) bool {
+		return s.Scenario == summary.Scenario && s.Variant == summary.Variant
+	})
+	if at < 0 {
+		r.summaries = append(r.summaries, summary)
+	} else {
+		r.summaries[at] = summary
+	}
 	return failover.WriteSummaries(filepath.Join(r.directory, "failover.json"), r.summaries)
 }

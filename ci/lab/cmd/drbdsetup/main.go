@@ -6,12 +6,11 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
-	"fmt"
-	"net"
+	"errors"
 	"os"
 	"slices"
-	"strings"
+	"strconv"
+	"syscall"
 
 	"github.com/linbit/linstor-rwx/ci/lab/drbd/wire"
 )
@@ -30,7 +29,7 @@ func main() {
 	}
 	code, err := run(socket, os.Args[1:])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "drbdsetup: laboratory: %v\n", err)
+		_, _ = os.Stderr.WriteString("drbdsetup: laboratory: " + err.Error() + "\n")
 		code = exitLaboratory
 	}
 	os.Exit(code)
@@ -52,44 +51,44 @@ func run(socket string, args []string) (int, error) {
 	return code, nil
 }
 
-// ask sends one command and prints its answer as it comes. It speaks HTTP/1.0
-// by hand: a client library would be most of the program, and programs start
-// slowly on the laboratory's nodes.
+// ask sends one command and prints its answer as it comes.
 func ask(socket string, args []string) (int, error) {
-	body, err := json.Marshal(wire.Request{Args: args})
+	agent, err := connect(socket)
 	if err != nil {
 		return 0, err
 	}
-	conn, err := net.Dial("unix", socket)
+	defer agent.Close()
+	if err := wire.WritePiece(agent, wire.Arguments, wire.JoinArguments(args)); err != nil {
+		return 0, err
+	}
+	for answer := bufio.NewReader(agent); ; {
+		kind, text, err := wire.ReadPiece(answer)
+		if err != nil {
+			return 0, errors.New("the agent's answer ends early: " + err.Error())
+		}
+		switch kind {
+		case wire.Output:
+			_, _ = os.Stdout.WriteString(text)
+		case wire.ErrorText:
+			_, _ = os.Stderr.WriteString(text)
+		case wire.ExitCode:
+			return strconv.Atoi(text)
+		default:
+			return 0, errors.New("the agent says: " + text)
+		}
+	}
+}
+
+// connect does without package net, which takes as long to start as all the rest.
+func connect(socket string) (*os.File, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, fmt.Errorf("reach the agent: %w", err)
+		return nil, os.NewSyscallError("socket", err)
 	}
-	defer conn.Close()
-	if _, err := fmt.Fprintf(conn, "POST /drbdsetup HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
-		return 0, fmt.Errorf("ask the agent: %w", err)
+	agent := os.NewFile(uintptr(fd), socket)
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}); err != nil {
+		_ = agent.Close()
+		return nil, errors.New("reach the agent at " + socket + ": " + err.Error())
 	}
-	answer := bufio.NewReader(conn)
-	status, err := answer.ReadString('\n')
-	if err != nil {
-		return 0, fmt.Errorf("read answer: %w", err)
-	}
-	if !strings.Contains(status, " 200 ") {
-		return 0, fmt.Errorf("agent answers %s", strings.TrimSpace(status))
-	}
-	for line := ""; line != "\r\n"; {
-		if line, err = answer.ReadString('\n'); err != nil {
-			return 0, fmt.Errorf("read answer: %w", err)
-		}
-	}
-	for decoder := json.NewDecoder(answer); ; {
-		var frame wire.Frame
-		if err := decoder.Decode(&frame); err != nil {
-			return 0, fmt.Errorf("answer ends early: %w", err)
-		}
-		_, _ = os.Stdout.WriteString(frame.Out)
-		_, _ = os.Stderr.WriteString(frame.Err)
-		if frame.Exit != nil {
-			return *frame.Exit, nil
-		}
-	}
+	return agent, nil
 }

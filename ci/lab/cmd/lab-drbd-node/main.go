@@ -78,7 +78,7 @@ func run(ctx context.Context, o options) error {
 	devices := newDevices(o.node, o.blocks)
 	failed := make(chan error, 2)
 	go func() { failed <- http.Serve(orders, ordersHandler(devices)) }()
-	go func() { failed <- http.Serve(requests, proxyHandler(o.node, o.control)) }()
+	go func() { failed <- serveCommands(requests, o.node, o.control) }()
 	if err := register(ctx, o); err != nil {
 		return err
 	}
@@ -158,55 +158,6 @@ func post(ctx context.Context, address string, body []byte) error {
 		return fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(text))
 	}
 	return nil
-}
-
-// proxyHandler hands drbdsetup's requests to the host under this node's name;
-// the answer flows as it comes.
-func proxyHandler(node, control string) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /drbdsetup", func(w http.ResponseWriter, r *http.Request) {
-		var body drbd.CommandRequest
-		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		body.Node = node
-		content, err := json.Marshal(body)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		request, err := http.NewRequestWithContext(r.Context(), http.MethodPost, control+"/drbdsetup", bytes.NewReader(content))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadGateway)
-			return
-		}
-		defer response.Body.Close()
-		w.WriteHeader(response.StatusCode)
-		copyFlushing(w, response.Body)
-	})
-	return mux
-}
-
-func copyFlushing(w http.ResponseWriter, from io.Reader) {
-	controller := http.NewResponseController(w)
-	for buffer := make([]byte, 16<<10); ; {
-		n, err := from.Read(buffer)
-		if n > 0 {
-			if _, err := w.Write(buffer[:n]); err != nil {
-				return
-			}
-			_ = controller.Flush()
-		}
-		if err != nil {
-			return
-		}
-	}
 }
 
 // ordersHandler serves the host's AgentDriver.
