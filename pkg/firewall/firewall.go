@@ -83,9 +83,11 @@ type Firewall interface {
 	// of one table may already be the new ones; the next call completes them.
 	//
 	// A change takes some ten milliseconds: nf_tables waits for packets that are
-	// under way, and iptables-legacy runs two programs per IP version. Rules that
-	// are in force already are only checked, which takes a millisecond by nf_tables
-	// and one run of a program per IP version by iptables-legacy.
+	// under way, and iptables-legacy runs a program per IP version. Rules that the
+	// last call put in force already are checked, and repaired if somebody else
+	// changed them, which takes a millisecond by nf_tables and one run of a program
+	// per IP version by iptables-legacy. A change by iptables-legacy does not check:
+	// call again with the same rules now and then.
 	//
 	// It fails without a change if the rules contradict themselves, and if the pod
 	// has an address of an IP version for which the kernel has no rules. It is safe

@@ -16,6 +16,9 @@ import (
 // table changes in one step, however many chains are written.
 type legacyTables struct {
 	programs exec.Interface
+	// known are our rules as they were written or read last, per IP version; none if
+	// that failed.
+	known map[ipVersion]map[string]legacyTable
 }
 
 const (
@@ -39,16 +42,52 @@ func (l *legacyTables) try(ctx context.Context, version ipVersion) error {
 	return err
 }
 
+// apply writes what differs from what is known, without a look at what is there:
+// clients may be waiting. If nothing does, it looks.
 func (l *legacyTables) apply(ctx context.Context, plans []plan) error {
+	changed := false
 	for _, p := range plans {
-		if err := l.replace(ctx, p.version, legacyRules(p, legacyPrefix), legacyPrefix); err != nil {
+		there, known := l.known[p.version]
+		wanted := legacyRules(p, legacyPrefix)
+		if !known || legacyChange(there, wanted) == "" {
+			continue
+		}
+		if err := l.learn(p.version, wanted, l.write(ctx, p.version, there, wanted)); err != nil {
+			return err
+		}
+		changed = true
+	}
+	for _, p := range plans {
+		if _, known := l.known[p.version]; known && changed {
+			continue
+		}
+		wanted := legacyRules(p, legacyPrefix)
+		if err := l.learn(p.version, wanted, l.replace(ctx, p.version, wanted, legacyPrefix)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// learn notes what is there now, unless writing it failed.
+func (l *legacyTables) learn(version ipVersion, written []legacyTable, err error) error {
+	if err != nil {
+		delete(l.known, version)
+		return err
+	}
+	tables := map[string]legacyTable{}
+	for _, table := range written {
+		tables[table.name] = table
+	}
+	if l.known == nil {
+		l.known = map[ipVersion]map[string]legacyTable{}
+	}
+	l.known[version] = tables
+	return nil
+}
+
 func (l *legacyTables) remove(ctx context.Context) error {
+	l.known = nil
 	for _, version := range ipVersions {
 		err := l.replace(ctx, version, noLegacyRules(), legacyPrefix)
 		if errors.Is(err, exec.ErrExecutableNotFound) {
@@ -62,13 +101,18 @@ func (l *legacyTables) remove(ctx context.Context) error {
 	return nil
 }
 
-// replace puts the wanted tables in place of what chains with this prefix hold.
+// replace looks what is there and writes what differs.
 func (l *legacyTables) replace(ctx context.Context, version ipVersion, wanted []legacyTable, prefix string) error {
 	text, err := l.run(ctx, program(version, "save"), nil)
 	if err != nil {
 		return fmt.Errorf("read the rules for %s: %w", version, err)
 	}
-	change := legacyChange(parseLegacy(text, prefix), wanted)
+	return l.write(ctx, version, parseLegacy(text, prefix), wanted)
+}
+
+// write makes what is wanted of what is there.
+func (l *legacyTables) write(ctx context.Context, version ipVersion, there map[string]legacyTable, wanted []legacyTable) error {
+	change := legacyChange(there, wanted)
 	if change == "" {
 		return nil
 	}

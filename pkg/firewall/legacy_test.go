@@ -139,6 +139,57 @@ func TestLegacyRulesInForceAreNotWrittenAgain(t *testing.T) {
 	}
 }
 
+// A freeze is in the way of clients that wait.
+func TestLegacyFreezeRunsOneProgram(t *testing.T) {
+	n := newNetwork(t)
+	programs := &recorder{Interface: utilexec.New()}
+	legacy := &legacyTables{programs: programs}
+	export := Export{Port: port, Clients: prefixes(t, "192.0.2.1/32"), Silent: true}
+	for _, frozen := range []bool{false, true} {
+		export.Frozen = frozen
+		plans, err := makePlans(rulesFor(export), ipVersions)
+		ok(t, err)
+		programs.programs = nil
+		ok(t, n.in(t, pod, func() error { return legacy.apply(t.Context(), plans) }))
+	}
+	if want := []string{"iptables-legacy-restore"}; !slices.Equal(programs.programs, want) {
+		t.Errorf("the freeze ran %v", programs.programs)
+	}
+	if rules := n.run(t, "iptables-legacy-save"); !strings.Contains(rules, "-A LINSTOR-RWX-OUTPUT -p tcp -m multiport --sports 20500 -j DROP") {
+		t.Errorf("it is not frozen:\n%s", rules)
+	}
+}
+
+func TestLegacyRulesThatSomebodyRemovedAreWrittenAgain(t *testing.T) {
+	n := newNetwork(t)
+	legacy := &legacyTables{programs: utilexec.New()}
+	apply := func(frozen bool) string {
+		plans, err := makePlans(rulesFor(Export{Port: port, Clients: prefixes(t, "192.0.2.1/32"), Frozen: frozen}), ipVersions)
+		ok(t, err)
+		ok(t, n.in(t, pod, func() error { return legacy.apply(t.Context(), plans) }))
+		var rules []string
+		for line := range strings.Lines(n.run(t, "iptables-legacy-save")) {
+			if strings.HasPrefix(line, "-A") {
+				rules = append(rules, line)
+			}
+		}
+		return strings.Join(rules, "")
+	}
+	want := apply(true)
+	n.run(t, "iptables-legacy", "--flush")
+	n.run(t, "iptables-legacy", "--table", "nat", "--flush")
+	if got := apply(true); got != want {
+		t.Errorf("right away: got\n%s\nwant\n%s", got, want)
+	}
+	// A change does not look, the call after it does.
+	n.run(t, "iptables-legacy", "--flush")
+	apply(false)
+	apply(true)
+	if got := apply(true); got != want {
+		t.Errorf("after a change: got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestLegacyLeavesRulesOfOthersAlone(t *testing.T) {
 	for _, version := range ipVersions {
 		t.Run(version.String(), func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -105,6 +106,16 @@ func (a *access) open(name string) bool {
 // refresh writes the rules anew, because nodes came, went or changed addresses.
 func (a *access) refresh(ctx context.Context) error { return a.change(ctx, func() {}) }
 
+// check repairs rules that somebody else has changed.
+func (a *access) check(ctx context.Context) error {
+	a.lock.Lock()
+	defer a.lock.Unlock()
+	if a.firewall == nil {
+		return nil
+	}
+	return a.apply(ctx, a.rules())
+}
+
 func (a *access) change(ctx context.Context, change func()) error {
 	a.lock.Lock()
 	defer a.lock.Unlock()
@@ -116,6 +127,10 @@ func (a *access) change(ctx context.Context, change func()) error {
 	if a.applied != nil && reflect.DeepEqual(*a.applied, rules) {
 		return nil
 	}
+	return a.apply(ctx, rules)
+}
+
+func (a *access) apply(ctx context.Context, rules firewall.Rules) error {
 	a.applied = nil
 	if err := a.firewall.Apply(ctx, rules); err != nil {
 		return fmt.Errorf("admit clients: %w", err)
@@ -144,6 +159,17 @@ func (a *access) rules() firewall.Rules {
 func (a *Agent) RefreshAccess(ctx context.Context) {
 	if err := a.access.refresh(ctx); err != nil && ctx.Err() == nil {
 		klog.FromContext(ctx).Error(err, "Rules for new node addresses are not in force, new nodes cannot connect yet")
+	}
+}
+
+// accessInterval is how often the rules are checked.
+const accessInterval = time.Minute
+
+// checkAccess repairs the rules now and then: who changed them, such as an agent of
+// the cluster's network that starts again, need not tell anybody.
+func (a *Agent) checkAccess(ctx context.Context) {
+	if err := a.access.check(ctx); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Rules of the pod's network could not be checked")
 	}
 }
 

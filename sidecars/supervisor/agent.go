@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/tools/record"
@@ -202,6 +203,7 @@ func (a *Agent) Run(ctx context.Context) {
 		workers.Go(func() { a.worker(ctx, a.work, a.reconcileOnce) })
 		workers.Go(func() { a.worker(ctx, a.observations, a.observeOnce) })
 	}
+	workers.Go(func() { wait.UntilWithContext(ctx, a.checkAccess, accessInterval) })
 	a.becomeActive(ctx)
 	<-ctx.Done()
 	a.work.ShutDown()

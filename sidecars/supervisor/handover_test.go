@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/drbd"
+	"github.com/linbit/linstor-rwx/pkg/firewall"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
 	"github.com/linbit/linstor-rwx/pkg/names"
 	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
@@ -429,6 +431,29 @@ func TestAllowedClientsAreEnforcedAtOnce(t *testing.T) {
 	if len(n1.signals) != 0 {
 		t.Errorf("the server was touched: %v", n1.signals)
 	}
+}
+
+func TestRulesThatSomebodyRemovedComeBack(t *testing.T) {
+	_, n1 := served(t)
+	want := n1.rules
+	n1.rules = firewall.Rules{}
+	n1.agent.checkAccess(t.Context())
+	if n1.rule() == nil || !reflect.DeepEqual(n1.rules, want) {
+		t.Errorf("got %+v, want %+v", n1.rules, want)
+	}
+}
+
+// The pod that a rollout replaces still serves: what the next one can do is done.
+func TestNextPodOfTheNodeGetsReadyWhileTheOldOneStillServes(t *testing.T) {
+	w, _ := served(t, "n2")
+	n2 := w.machine("n2")
+	n2.agent.active.Store(false)
+	n2.beside = true
+	n2.settle()
+	if n2.rule() == nil || len(n2.journal) != 0 {
+		t.Errorf("rules %+v, it did %v", n2.rules, n2.journal)
+	}
+	mustServe(t, w, "n1")
 }
 
 func TestNodeThatIsNamedGetsReadyWhileTheOldServerStillServes(t *testing.T) {
