@@ -168,7 +168,10 @@ const accessInterval = time.Minute
 // checkAccess repairs the rules now and then: who changed them, such as an agent of
 // the cluster's network that starts again, need not tell anybody.
 func (a *Agent) checkAccess(ctx context.Context) {
-	if err := a.access.check(ctx); err != nil && ctx.Err() == nil {
+	// Whoever has to freeze an export waits for it.
+	bounded, cancel := context.WithTimeout(ctx, fenceTimeout/2)
+	defer cancel()
+	if err := a.access.check(bounded); err != nil && ctx.Err() == nil {
 		klog.FromContext(ctx).Error(err, "Rules of the pod's network could not be checked")
 	}
 }

@@ -140,7 +140,9 @@ type memory struct {
 	cutOff   []string
 	server   *Server
 	observed Observation
-	timers   Timers
+	// suspended: a snapshot suspended I/O when the export was looked at last.
+	suspended bool
+	timers    Timers
 }
 
 // NewAgent returns an Agent; Run starts it.

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
@@ -389,9 +390,21 @@ func decideRefusal(f Facts, reason, message string) Decision {
 		return nothing(wait)
 	}
 	if reason == ReasonNoReplica {
-		return nothing(0) // those that have one decide
+		if replicaConnected(*f.Resource) {
+			return nothing(0) // those that have one decide
+		}
+		reason, message = ReasonNotUpToDate, "node "+f.Node+" has no replica and can reach none"
 	}
 	return describe(f, reason, message)
+}
+
+// replicaConnected says whether a node with a replica is there to speak.
+func replicaConnected(resource drbd.Resource) bool {
+	return slices.ContainsFunc(resource.Connections, func(c drbd.Connection) bool {
+		return c.State == drbd.ConnectionConnected && slices.ContainsFunc(c.PeerDevices, func(d drbd.PeerDevice) bool {
+			return !d.Client && d.DiskState != drbd.DiskDiskless
+		})
+	})
 }
 
 // describe lets one supervisor after the other write the status of an export

@@ -133,6 +133,7 @@ func TestDecide(t *testing.T) {
 		{"Inconsistent", facts(diskIs(0, drbd.DiskInconsistent), waited(time.Minute)), Describe, ReasonNotUpToDate, false, 0},
 		{"only the recovery volume is Outdated", facts(diskIs(1, drbd.DiskOutdated), waited(time.Minute)), Describe, ReasonNotUpToDate, false, 0},
 		{"Diskless: others decide", facts(diskIs(0, drbd.DiskDiskless), waited(time.Minute)), Nothing, "", false, 0},
+		{"Diskless, and no node with a replica is there to decide", facts(diskIs(0, drbd.DiskDiskless), disconnected, waited(time.Minute)), Describe, ReasonNotUpToDate, false, 0},
 		{"the recovery volume is missing", facts(func(f *Facts) { f.Resource.Devices = f.Resource.Devices[:1] }, waited(time.Minute)), Describe, ReasonVolumeMissing, false, 0},
 		{"demoted by force and still open", facts(func(f *Facts) { f.Resource.ForceIOFailures = true }, waited(time.Minute)), Describe, ReasonMayNotPromote, false, 0},
 		{"no quorum, and the last server may have it", facts(noQuorum, disconnected, lastServer("n2"), waited(time.Minute)), Nothing, "", false, writerStagger},

@@ -50,7 +50,8 @@ type Facts struct {
 	SliceHere, SliceMine bool
 	// SliceAwaited: the server that it points to does not answer yet.
 	SliceAwaited bool
-	// LastServer is looked up only if status names a server that DRBD on this node
+	// LastServer is looked up only if this node is not going to serve, for the API
+	// server may not answer, and if status names a server that DRBD on this node
 	// cannot reach.
 	LastServer NodeState
 
@@ -215,6 +216,15 @@ func (f Facts) handedTo() string {
 	return f.Export.Status.HandOver.To
 }
 
+// mayStart says whether nothing here speaks against serving now.
+func (f Facts) mayStart() bool {
+	if !f.wanted() || f.Resource == nil {
+		return false
+	}
+	reason, _ := fitToServe(*f.Resource)
+	return reason == ""
+}
+
 func (f Facts) running() bool { return f.Process != nil && f.Process.Running }
 func (f Facts) mounted() bool { return f.Data != nil || f.Recovery != nil }
 func (f Facts) primary() bool { return f.Resource != nil && f.Resource.Role == drbd.RolePrimary }
@@ -293,7 +303,7 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	}
 	f.Beside = !f.running() && a.host.Locked(a.settings.lockPath(name))
 
-	if unreachableServer(f) != "" {
+	if unreachableServer(f) != "" && !f.mayStart() {
 		f.LastServer = a.nodeState(ctx, f.Export.Status.Node)
 	}
 	memory.track(&f)
@@ -304,6 +314,13 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 func (m *memory) track(f *Facts) {
 	m.lock.Lock()
 	defer m.lock.Unlock()
+	// A server does not answer while a snapshot suspends its I/O. That is no sign of
+	// its death, neither then nor right after.
+	suspended := f.Resource != nil && f.Resource.Suspended.User
+	if suspended || m.suspended {
+		m.observed.Failures, m.observed.Error = 0, ""
+	}
+	m.suspended = suspended
 	f.Observed = m.observed
 	if m.server != nil {
 		server := *m.server

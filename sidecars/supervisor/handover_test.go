@@ -59,6 +59,10 @@ func TestSilentPrimaryIsReplacedBeforeDRBDNotices(t *testing.T) {
 	if !strings.HasPrefix(w.endpoint(), w.machine(serving[0]).ip+":") {
 		t.Errorf("clients are sent to %s", w.endpoint())
 	}
+	// An API server that died with the node would not refuse but be silent.
+	if n2.lookups+n3.lookups > 0 {
+		t.Errorf("the API server was asked %d times on the way", n2.lookups+n3.lookups)
+	}
 }
 
 func TestLivingPrimaryWhoseSupervisorIsSilentIsNotReplaced(t *testing.T) {

@@ -315,7 +315,7 @@ func (l launcherFake) Stop(ctx context.Context, name string, kill bool) error {
 	}
 	m.signals = append(m.signals, what)
 	err := m.call(what, func() error {
-		if m.suspended {
+		if m.suspended || (m.unkillable && !m.forced) {
 			return nil // it hangs in I/O
 		}
 		process.Running = false

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
 
 	"github.com/linbit/linstor-rwx/pkg/drbd"
+	"github.com/linbit/linstor-rwx/pkg/filesystem"
 	"github.com/linbit/linstor-rwx/pkg/names"
 )
 
@@ -124,6 +127,9 @@ func (a *Agent) observeOnce(ctx context.Context, name string) {
 		a.metrics.probeSeconds.Observe(a.now().Sub(before).Seconds())
 	}
 	a.metrics.clients.WithLabelValues(name).Set(float64(seen.Clients))
+	if a.becameReadOnly(name) {
+		a.Trigger(name)
+	}
 	if (old.Failures > 0) != (seen.Failures > 0) || seen.Failures >= a.settings.ProbeFailures || old.Clients != seen.Clients || old.Grace != seen.Grace {
 		a.Trigger(name)
 	}
@@ -132,6 +138,13 @@ func (a *Agent) observeOnce(ctx context.Context, name string) {
 		next = min(next, graceInterval)
 	}
 	a.observations.AddAfter(name, next)
+}
+
+// becameReadOnly says whether the kernel has stopped writing to a filesystem of the
+// export, as after an error of which DRBD need not know. Nothing tells of that.
+func (a *Agent) becameReadOnly(name string) bool {
+	mounts, err := a.files.List(filepath.Join(a.settings.exportsRoot(), name))
+	return err == nil && slices.ContainsFunc(mounts, func(m filesystem.Mount) bool { return m.ReadOnly })
 }
 
 // tendClients keeps on the recovery volume who the clients are, and in grace does

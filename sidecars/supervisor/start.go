@@ -27,6 +27,8 @@ const (
 	// peer serves. Each makes DRBD ask all peers.
 	takeOverMaxDelay = 10 * time.Second
 	deviceTimeout    = 5 * time.Second
+	// killTimeout is how long a killed ganesha may take to end.
+	killTimeout = 5 * time.Second
 )
 
 // starting is one start of a server.
@@ -88,8 +90,13 @@ func (a *Agent) restartServer(ctx context.Context, f Facts, decision Decision) (
 	a.events.warning(f.Export, "Restarted", decision.Message+"; it is started again on node "+f.Node)
 	if f.running() {
 		// It may hold anything: no time for a clean end.
-		if err := a.endProcess(ctx, f.Name, true, 5*time.Second); err != nil {
-			return 0, err
+		if err := a.endProcess(ctx, f.Name, true, min(killTimeout, a.settings.StopTimeout)); err != nil {
+			if ctx.Err() != nil || !stuck(f) {
+				return 0, err
+			}
+			klog.FromContext(ctx).Error(err, "Ganesha cannot be killed, its volume is taken away from it")
+			return again, a.stopServer(ctx, f, Decision{Action: Stop, Fence: true, Freeze: f.wanted(), Reason: ReasonKeepsFailing,
+				Message: decision.Message + ", and cannot be killed: it hangs in I/O"})
 		}
 	}
 	return a.run(ctx, &starting{Facts: f, restart: true})

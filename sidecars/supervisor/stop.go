@@ -79,7 +79,11 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 	}
 	if f.running() || f.LauncherDown {
 		if err := a.endProcess(ctx, f.Name, false, a.settings.StopTimeout); err != nil && !f.LauncherDown {
-			return err
+			if ctx.Err() != nil || !stuck(f) {
+				return err
+			}
+			klog.FromContext(ctx).Error(err, "Ganesha cannot be killed, its volume is taken away from it")
+			return a.fence(ctx, f, decision.Freeze)
 		}
 		took.done("stop", a.now())
 	}
@@ -108,6 +112,11 @@ func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
 	}
 	return a.released(ctx, f, decision.Freeze, endpointErr)
 }
+
+// stuck says of a ganesha that does not even end by SIGKILL whether waiting is no
+// good. It hangs in the kernel, in I/O: while a snapshot suspends it, that passes;
+// else only a forced demotion ends it.
+func stuck(f Facts) bool { return f.Resource != nil && !f.Resource.Suspended.User }
 
 // freeze keeps the clients waiting. That it fails costs them time, nothing else.
 func (a *Agent) freeze(ctx context.Context, name string) {

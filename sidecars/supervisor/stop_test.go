@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 
@@ -128,6 +129,70 @@ func TestSnapshotDoesNotStopServing(t *testing.T) {
 	mustServe(t, w, "n1")
 	if len(m.journal) != 0 {
 		t.Errorf("a snapshot disturbed the server: %v", m.journal)
+	}
+}
+
+// However long it takes: what fails while I/O is suspended says nothing about the
+// server, neither then nor right after.
+func TestLongSnapshotDoesNotEndAServerThatWaitsForIt(t *testing.T) {
+	w, m := served(t)
+	m.userSuspended, m.hung = true, true
+	m.settle()
+	for range m.agent.settings.ProbeFailures + 1 {
+		m.observe()
+		m.settle()
+	}
+	m.observe() // and nobody looks before I/O goes on
+	m.observe()
+	m.observe()
+	m.userSuspended, m.hung = false, false
+	m.settle()
+	m.observe()
+	m.settle()
+	mustServe(t, w, "n1")
+	if len(m.signals) != 0 {
+		t.Errorf("a snapshot ended the server: %v", m.journal)
+	}
+
+	// Afterwards the same is a hang again.
+	m.hung = true
+	for range m.agent.settings.ProbeFailures {
+		m.observe()
+	}
+	m.settle()
+	if !slices.Contains(m.signals, "kill ganesha") {
+		t.Errorf("a server that hangs is left alone: %v", m.signals)
+	}
+}
+
+// A process in the kernel survives SIGKILL; while it lives, nobody else may have
+// the volume.
+func TestServerThatCannotBeKilledLosesItsVolume(t *testing.T) {
+	w, m := served(t)
+	m.hung, m.unkillable = true, true
+	m.agent.settings.StopTimeout = time.Millisecond
+	for range m.agent.settings.ProbeFailures {
+		m.observe()
+	}
+	if _, err := m.agent.reconcile(m.ctx, testExport); err != nil {
+		t.Error(err)
+	}
+	mustBeFree(t, w, "n1")
+	if m.did("force secondary") != 1 {
+		t.Errorf("it did %v", m.journal)
+	}
+}
+
+func TestProbeNoticesAFilesystemThatBecameReadOnly(t *testing.T) {
+	_, m := served(t)
+	m.readOnly = true // DRBD tells of nothing
+	m.observe()
+	if m.agent.work.Len() == 0 {
+		t.Fatal("nobody looks at the export")
+	}
+	m.agent.reconcile(m.ctx, testExport) //nolint:errcheck // what it did is looked at
+	if m.did("kill ganesha") == 0 {
+		t.Errorf("it did %v", m.journal)
 	}
 }
 

@@ -189,6 +189,8 @@ type machine struct {
 	rules          firewall.Rules
 	launcherDown   bool
 	hung           bool // ganesha does not answer
+	unkillable     bool // it does not end by SIGKILL until its I/O fails
+	lookups        int  // Nodes that the API server was asked for
 	cannotStart    bool // ganesha ends at once
 	growFails      bool
 	losesQuorum    bool
@@ -458,6 +460,7 @@ type nodesFake struct {
 }
 
 func (n nodesFake) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.Node, error) {
+	n.m.lookups++
 	if n.m.apiDown {
 		return nil, errAPIDown
 	}

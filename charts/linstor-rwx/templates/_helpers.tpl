@@ -204,6 +204,18 @@ The liveness-probe sidecar. Argument: (dict "root" $ "port" PORT "volume" NAME).
 {{- end -}}
 
 {{/*
+What stands in the way of clients when an API server dies with its node: client-go
+believes in a silent connection for 45 s. Variables of client-go (apimachinery
+pkg/util/net).
+*/}}
+{{- define "linstor-rwx.apiServerEnv" -}}
+- name: HTTP2_READ_IDLE_TIMEOUT_SECONDS
+  value: "3"
+- name: HTTP2_PING_TIMEOUT_SECONDS
+  value: "2"
+{{- end -}}
+
+{{/*
 nfs-reconnector, for a pod on the host's network with the volume of
 linstor-rwx.reconnectorToken. Argument: $
 */}}
@@ -226,6 +238,7 @@ linstor-rwx.reconnectorToken. Argument: $
         fieldRef: {fieldPath: metadata.namespace}
     - name: RWX_RELEASE
       value: {{ include "linstor-rwx.fullname" . }}
+    {{- include "linstor-rwx.apiServerEnv" . | nindent 4 }}
     {{- with $values.httpPort }}
     - name: RWX_HTTP_ENDPOINT
       value: ":{{ . }}"

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/linbit/linstor-rwx/ci/lab"
 	"github.com/linbit/linstor-rwx/ci/lab/failover"
 	"github.com/linbit/linstor-rwx/ci/lab/scenario"
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
@@ -50,7 +51,7 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 		{scenario: "ganesha-crash", pause: 10 * time.Second, least: 1, most: 1, event: "Restarted"},
 		{scenario: "ganesha-hang", pause: 25 * time.Second, least: 1, most: 1, event: "Restarted"},
 		{scenario: "api-server-down", pause: 10 * time.Second, least: 1, most: 1},
-		{scenario: "snapshot-suspend", pause: 15 * time.Second},
+		{scenario: "snapshot-suspend", pause: 25 * time.Second},
 		{scenario: "disk-failure", pause: 10 * time.Second, most: 1},
 		{scenario: "move-to-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "move-off-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
@@ -96,6 +97,48 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 	t.Run("a pod cannot mount the export", func(t *testing.T) { podCannotMount(ctx, t, c, bench.Volume) })
 	t.Run("cordon of the last node changes nothing", func(t *testing.T) { lastNodeKeepsServing(ctx, t, c, bench) })
 	t.Run("without quorum it says so and comes back", func(t *testing.T) { quorumIsAwaited(ctx, t, c, bench) })
+}
+
+// Where DRBD suspends I/O without quorum, as Piraeus sets it, the isolated server
+// does not get errors: it hangs, and with it all that touches its volume. Its
+// clients notice no more of that than a pause.
+func TestServerThatHangsWithoutQuorumIsFenced(t *testing.T) {
+	ctx, c := setup(t, 8*time.Minute)
+	const property = "property.linstor.csi.linbit.com/DrbdOptions/"
+	class := createClass(ctx, t, c, parameters(names.Driver+"/placementCount", failover.Replicas,
+		property+"auto-quorum", "suspend-io", property+"Resource/on-no-quorum", "suspend-io"))
+	bench := must1(failover.New(ctx, laboratory, c, class, t.Logf))(t)
+	bench.Evidence = t.ArtifactDir()
+	result := must1(bench.Run(ctx, must1(failover.Find("network-cut"))(t)[0]))(t)
+	t.Logf("%+v", result)
+	for _, broken := range result.Broken() {
+		t.Error(broken)
+	}
+	if result.WriterStall > 20 || result.From == result.To {
+		t.Errorf("it moved from %s to %s, and writers paused for %.1f s", result.From, result.To, result.WriterStall)
+	}
+	old := ganeshaPodOn(ctx, t, c, result.From)
+	var options, log strings.Builder
+	must(t, laboratory.Kubectl(ctx, &options, "-n", lab.Release, "exec", old, "-c", "supervisor", "--", "drbdsetup", "show", bench.Volume))
+	if strings.Contains(options.String(), "on-no-quorum") { // DRBD shows what is not its default, suspend-io
+		t.Fatalf("the volume does not suspend I/O, so the test proves nothing:\n%s", options.String())
+	}
+	must(t, laboratory.Kubectl(ctx, &log, "-n", lab.Release, "logs", old, "-c", "supervisor"))
+	if !strings.Contains(log.String(), "Fenced export") {
+		t.Errorf("the isolated server on %s was not fenced:\n%s", result.From, log.String())
+	}
+}
+
+// ganeshaPodOn is the name of a node's ganesha pod.
+func ganeshaPodOn(ctx context.Context, t *testing.T, c *scenario.Cluster, node string) string {
+	t.Helper()
+	pods := must1(c.Client.CoreV1().Pods(lab.Release).List(ctx, metav1.ListOptions{
+		LabelSelector: "app.kubernetes.io/component=ganesha", FieldSelector: "spec.nodeName=" + node,
+	}))(t)
+	if len(pods.Items) != 1 {
+		t.Fatalf("node %s has %d ganesha pods", node, len(pods.Items))
+	}
+	return pods.Items[0].Name
 }
 
 // eventSince fails unless the claim has a new event with that text.

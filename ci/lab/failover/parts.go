@@ -149,7 +149,7 @@ const startMetric = "linstor_rwx_export_start_seconds"
 // partOf maps the supervisors' steps to parts.
 var partOf = map[string]string{
 	"promote": Promote, "launch": Start, "probe": Probe, "endpoint": Endpoint,
-	"device": Mount, "recovery": Mount, "data": Mount, "grow": Mount, "root": Mount, "records": Mount,
+	"device": Mount, "volumes": Mount, "grow": Mount, "root": Mount, "records": Mount,
 }
 
 // metrics are, by node, the seconds that each step of starts took in sum.

@@ -172,12 +172,12 @@ func TestPartsComeFromWhatStartsTookSinceTheFault(t *testing.T) {
 		return []byte(text)
 	}
 	before := metrics{
-		"n1": stepSums(page(map[string]float64{"probe": 4, "data": 2, "total": 9})),
+		"n1": stepSums(page(map[string]float64{"probe": 4, "volumes": 2, "total": 9})),
 		"n2": stepSums(page(map[string]float64{"probe": 1})),
 	}
 	now := metrics{
-		"n1": stepSums(page(map[string]float64{"probe": 4, "data": 2, "total": 9})),           // nothing happened
-		"n2": stepSums(page(map[string]float64{"probe": 0.5, "data": 0.25, "recovery": 0.5})), // a new supervisor
+		"n1": stepSums(page(map[string]float64{"probe": 4, "volumes": 2, "total": 9})),         // nothing happened
+		"n2": stepSums(page(map[string]float64{"probe": 0.5, "device": 0.25, "volumes": 0.5})), // a new supervisor
 		"n3": stepSums(page(map[string]float64{"launch": 0.125})),
 	}
 	want := map[string]float64{Probe: 0.5, Mount: 0.75, Start: 0.125}

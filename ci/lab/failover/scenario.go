@@ -23,6 +23,9 @@ type Scenario struct {
 	Name        string
 	Description string
 
+	// Restarts says that the server is started again in place, which a supervisor does
+	// so often within a minute only, see RestartPause.
+	Restarts bool
 	// HandsOver says that the export is moved by its supervisors while both live,
 	// which takes their heartbeat: without it, such a request is refused.
 	HandsOver bool
@@ -38,8 +41,13 @@ type Scenario struct {
 	mend func(context.Context, *incident) error
 }
 
-// suspendTime is how long snapshot-suspend lets no request through.
-const suspendTime = 8 * time.Second
+// suspendTime is how long snapshot-suspend lets no request through: longer than a
+// server that does not answer is taken for one that hangs.
+const suspendTime = 15 * time.Second
+
+// RestartPause keeps the restarts of a scenario that is played again and again so
+// far apart that the supervisor does not give the node up (three in a minute).
+const RestartPause = 25 * time.Second
 
 // Scenarios lists all scenarios, those first that leave the server where it is.
 var Scenarios = []Scenario{
@@ -54,12 +62,14 @@ var Scenarios = []Scenario{
 	{
 		Name:        "ganesha-crash",
 		Description: "the server is killed and started again in place",
+		Restarts:    true,
 		strike:      func(ctx context.Context, i *incident) error { return i.server.KillProcess(ctx, i.ganesha()) },
 		answer:      "a new server", answered: restarted(1),
 	},
 	{
 		Name:        "ganesha-hang",
 		Description: "the server stops answering without ending: it is killed and started again",
+		Restarts:    true,
 		strike:      func(ctx context.Context, i *incident) error { return i.server.Pause(ctx, i.ganesha()) },
 		answer:      "a new server", answered: restarted(1),
 		mend: resumeServer,
@@ -67,6 +77,7 @@ var Scenarios = []Scenario{
 	{
 		Name:        "api-server-down",
 		Description: "the API server is away when the server is killed: it is started again in place, the status catches up later",
+		Restarts:    true,
 		strike: func(ctx context.Context, i *incident) error {
 			if err := i.lab.Cluster().StopAPIServer(); err != nil {
 				return err

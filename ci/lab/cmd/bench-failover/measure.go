@@ -129,6 +129,7 @@ type tally struct {
 	// last runs of which none succeeded.
 	failures []error
 	inRow    int
+	ended    time.Time
 }
 
 // patience is how many runs of a scenario may fail in a row: what fails takes
@@ -141,7 +142,14 @@ func (v variant) play(ctx context.Context, bench *failover.Bench, t *tally, repo
 	if t.inRow == patience {
 		return nil
 	}
+	if t.scenario.Restarts {
+		select {
+		case <-time.After(time.Until(t.ended.Add(failover.RestartPause))):
+		case <-ctx.Done():
+		}
+	}
 	result, err := bench.Run(ctx, t.scenario)
+	t.ended = time.Now()
 	if ctx.Err() != nil {
 		return errors.Join(append(t.failures, err)...)
 	}

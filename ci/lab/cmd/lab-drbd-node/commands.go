@@ -41,8 +41,11 @@ func serveCommands(requests net.Listener, node, control string) error {
 func serveCommand(connection net.Conn, node, control string) error {
 	from := bufio.NewReader(connection)
 	kind, text, err := wire.ReadPiece(from)
-	if err != nil || kind != wire.Arguments {
-		return fmt.Errorf("read the arguments: got %q: %w", kind, err)
+	if err != nil {
+		return fmt.Errorf("read the arguments: %w", err)
+	}
+	if kind != wire.Arguments {
+		return fmt.Errorf("read the arguments: got a piece of kind %q", kind)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

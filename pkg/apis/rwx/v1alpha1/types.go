@@ -48,6 +48,7 @@ type NFSExport struct {
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.exportID) || (has(self.exportID) && self.exportID == oldSelf.exportID)",message="exportID is immutable: it is part of the clients' file handles"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.fsid) || (has(self.fsid) && self.fsid == oldSelf.fsid)",message="fsid is immutable: clients hold it"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.service) || (has(self.service) && self.service == oldSelf.service)",message="service is immutable: the volumes of running pods are mounted from its address"
+// +kubebuilder:validation:XValidation:rule="!has(self.leaseSeconds) || !has(self.graceSeconds) || self.graceSeconds >= 2 * self.leaseSeconds",message="graceSeconds must be at least twice leaseSeconds: ganesha looks for the end of grace every half lease, and clients notice the new server once a lease"
 type NFSExportSpec struct {
 	// ResourceDefinition is the LINSTOR resource definition that is served.
 	ResourceDefinition ResourceDefinition `json:"resourceDefinition"`
