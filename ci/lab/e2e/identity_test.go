@@ -66,6 +66,11 @@ func TestIdentityOfAnExportCannotChange(t *testing.T) {
 		t.Errorf("the refusal does not say why: %v", err)
 	}
 	changed = export.DeepCopy()
+	changed.Spec.LeaseSeconds, changed.Spec.GraceSeconds = 60, 60
+	if _, err := c.Exports.Update(ctx, changed, dryRun); err == nil || !strings.Contains(err.Error(), "at least twice leaseSeconds") {
+		t.Errorf("a grace that no server could keep is answered with %v", err)
+	}
+	changed = export.DeepCopy()
 	changed.Spec.Size, changed.Spec.Policy = resource.MustParse("128Mi"), v1alpha1.Always
 	if _, err := c.Exports.Update(ctx, changed, dryRun); err != nil {
 		t.Errorf("size and policy may change, but: %v", err)
