@@ -63,8 +63,8 @@ e2e-run: ## The same on the laboratory that is up
 	go -C ci/lab test ./e2e/... -count=1 -timeout 60m -v $(if $(RUN),-run '$(RUN)')
 
 .PHONY: bench-failover
-bench-failover: prepare bin/lab ## Measure fail-over, write out/bench/failover.json; SCENARIO=a,b RUNS=10 BASELINE=0 KEEP=1
-	SCENARIO='$(SCENARIO)' RUNS='$(RUNS)' BASELINE='$(BASELINE)' KEEP='$(KEEP)' go -C ci/lab run ./cmd/bench-failover $(CURDIR)/out/bench
+bench-failover: prepare bin/lab ## Measure fail-over, write out/bench/failover.json; SCENARIO=a,b RUNS=10 BASELINE=0 WITHOUT=heartbeat KEEP=1
+	SCENARIO='$(SCENARIO)' RUNS='$(RUNS)' BASELINE='$(BASELINE)' WITHOUT='$(WITHOUT)' KEEP='$(KEEP)' go -C ci/lab run ./cmd/bench-failover $(CURDIR)/out/bench
 
 .PHONY: bench-resize
 bench-resize: prepare bin/lab ## Measure growing claims under load, write out/bench/resize.json; RUNS=50 KEEP=1

@@ -150,15 +150,24 @@ func Hash(rendered []byte) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// LogLevels are what ganesha can log, from the least to the most (ganesha.nfsd(8),
+// -N). From NIV_DEBUG on, each request is told of.
+var LogLevels = []string{
+	"NIV_NULL", "NIV_FATAL", "NIV_MAJ", "NIV_CRIT", "NIV_WARN", DefaultLogLevel, "NIV_INFO", "NIV_DEBUG", "NIV_MID_DEBUG", "NIV_FULL_DEBUG",
+}
+
+// DefaultLogLevel tells of starts, grace and troubles.
+const DefaultLogLevel = "NIV_EVENT"
+
 // Command returns the process that serves an export with this configuration:
 // ganesha in the foreground, which ends on an error in the configuration (-x:
 // otherwise it would listen and serve nothing), and keeps its records under
 // node id 0 (-I: otherwise under the name of the host, where the next node does
-// not find them).
-func Command(export, configFile, pidFile string) Process {
+// not find them). It logs what is of logLevel, one of LogLevels, or more important.
+func Command(export, configFile, pidFile, logLevel string) Process {
 	return Process{
 		Name: export,
-		Args: []string{Program, "-F", "-x", "-I", "0", "-L", "STDERR", "-f", configFile, "-p", pidFile, "-N", "NIV_EVENT"},
+		Args: []string{Program, "-F", "-x", "-I", "0", "-L", "STDERR", "-f", configFile, "-p", pidFile, "-N", logLevel},
 		// One arena instead of one per thread halves what a loaded server keeps.
 		Env: []string{"MALLOC_ARENA_MAX=1"},
 	}

@@ -116,7 +116,7 @@ func (a *Agent) launch(ctx context.Context, s *starting) error {
 	if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove stale pid file: %w", err)
 	}
-	process := ganesha.Command(s.Name, file, pidFile)
+	process := ganesha.Command(s.Name, file, pidFile, a.settings.GaneshaLogLevel)
 	process.Lock = a.settings.lockPath(s.Name)
 	if err := a.host.EnsureLock(process.Lock); err != nil {
 		return err

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/kelseyhightower/envconfig"
 
+	"github.com/linbit/linstor-rwx/pkg/ganesha"
 	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
 )
 
@@ -30,6 +32,8 @@ type Settings struct {
 	ProbeFailures int           `envconfig:"RWX_PROBE_FAILURES" default:"3" desc:"failed probes in a row after which ganesha is killed and started again"`
 	StartTimeout  time.Duration `envconfig:"RWX_START_TIMEOUT" default:"60s" desc:"how long a new ganesha may take until the first probe passes"`
 	StopTimeout   time.Duration `envconfig:"RWX_STOP_TIMEOUT" default:"10s" desc:"how long a ganesha may take to end before it is killed"`
+
+	GaneshaLogLevel string `envconfig:"RWX_GANESHA_LOG_LEVEL" default:"NIV_EVENT" desc:"what ganesha logs: its option -N, for servers that are started from then on"`
 
 	Heartbeat         bool          `envconfig:"RWX_HEARTBEAT" default:"true" desc:"ping the supervisors of peers, to try a take-over before DRBD notices that a node is gone"`
 	HeartbeatPort     int           `envconfig:"RWX_HEARTBEAT_PORT" default:"9789" desc:"UDP port of the pings, the same in every pod"`
@@ -63,6 +67,8 @@ func (s Settings) validate() error {
 		return fmt.Errorf("check settings: RWX_PORT_MIN %d and RWX_PORT_MAX %d are no range of ports", s.PortMin, s.PortMax)
 	case !filepath.IsAbs(s.MountRoot) || !filepath.IsAbs(s.RunDir):
 		return fmt.Errorf("check settings: RWX_MOUNT_ROOT %q and RWX_RUN_DIR %q must be absolute", s.MountRoot, s.RunDir)
+	case !slices.Contains(ganesha.LogLevels, s.GaneshaLogLevel):
+		return fmt.Errorf("check settings: RWX_GANESHA_LOG_LEVEL %q is none of %v", s.GaneshaLogLevel, ganesha.LogLevels)
 	case s.Starts < 0:
 		return fmt.Errorf("check settings: RWX_STARTS %d must not be negative", s.Starts)
 	case s.HeartbeatInterval <= 0 || s.HeartbeatTimeout < s.HeartbeatInterval:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -286,4 +287,42 @@ func chartDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return filepath.Join(repository, "charts", "linstor-rwx")
+}
+
+// TestEveryVariableOfTheChartIsRead: a value that a container gets and its program
+// does not read would change nothing, and nobody would notice.
+func TestEveryVariableOfTheChartIsRead(t *testing.T) {
+	repository, err := build.Repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := map[string]bool{}
+	for _, directory := range []string{"cmd", "sidecars", "pkg"} {
+		err := filepath.WalkDir(filepath.Join(repository, directory), func(path string, entry os.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			source, err := os.ReadFile(path)
+			for _, match := range regexp.MustCompile("envconfig:\"([A-Z0-9_]+)\"").FindAllStringSubmatch(string(source), -1) {
+				read[match[1]] = true
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	rendered, err := render(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := regexp.MustCompile(`name: (RWX_[A-Z0-9_]+)`).FindAllStringSubmatch(string(rendered), -1)
+	if len(given) == 0 {
+		t.Fatal("the chart gives no variable, so the test proves nothing")
+	}
+	for _, match := range given {
+		if !read[match[1]] {
+			t.Errorf("nothing reads %s", match[1])
+		}
+	}
 }

@@ -175,6 +175,7 @@ func (i *incident) describe(ctx context.Context) error {
 			found = append(found, fmt.Errorf("client on %s: no progress of %v", client.node.Name, idle))
 		}
 	}
+	found = append(found, i.lastWords(ctx))
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	export, err := i.cluster.Exports.Get(ctx, i.Volume, metav1.GetOptions{})

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +56,23 @@ func (i *incident) collectNodes(ctx context.Context, folder string) error {
 		failures = append(failures, err)
 	}
 	return errors.Join(failures...)
+}
+
+// lastWords is what kernels and servers said of NFS in the end, which a log of a
+// test keeps when all evidence is gone.
+func (i *incident) lastWords(ctx context.Context) error {
+	const question = `dmesg | grep -iE 'nfs|rpc|i/o error|ext4-fs error|xfs .*error' | tail -n 6
+cat /var/log/pods/*ganesha*/ganesha/*.log 2>/dev/null | grep -vE 'DBUS|STARTUP' | tail -n 12 | cut -c 1-400`
+	var said []error
+	for _, node := range i.lab.Nodes() {
+		if !node.Running() {
+			continue
+		}
+		if words, err := node.Shell(ctx, question); err == nil && strings.TrimSpace(words) != "" {
+			said = append(said, fmt.Errorf("node %s last said:\n%s", node.Name, words))
+		}
+	}
+	return errors.Join(said...)
 }
 
 func (i *incident) collectClients(ctx context.Context, folder string) error {

@@ -213,7 +213,7 @@ func TestProbeFailsWhenTheExportIsNotServed(t *testing.T) {
 		config.DataPath = "/srv/missing"
 		rendered, err := ganesha.Render(config)
 		must(t, err)
-		args := ganesha.Command(config.Export, "/etc/ganesha-test.conf", "/run/ganesha/test.pid").Args
+		args := ganesha.Command(config.Export, "/etc/ganesha-test.conf", "/run/ganesha/test.pid", ganesha.DefaultLogLevel).Args
 		s := e.StartRendered(t, config, rendered, slices.DeleteFunc(args, func(arg string) bool { return arg == "-x" }))
 		// It serves: sessions are made, and only the path is missing.
 		for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
@@ -317,7 +317,7 @@ func TestLauncherServesTheRealGanesha(t *testing.T) {
 	rendered, err := ganesha.Render(e.config)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(e.Path, "etc/pvc-1.conf"), rendered, 0o644))
-	process := ganesha.Command("pvc-1", "/etc/pvc-1.conf", "/run/ganesha/pvc-1.pid")
+	process := ganesha.Command("pvc-1", "/etc/pvc-1.conf", "/run/ganesha/pvc-1.pid", ganesha.DefaultLogLevel)
 	process.ConfigHash = ganesha.Hash(rendered)
 	start := time.Now()
 	must(t, launcher.Start(t.Context(), process))

@@ -100,7 +100,7 @@ func (r *Root) Start(t testing.TB, config ganesha.Config) *Server {
 	t.Helper()
 	rendered, err := ganesha.Render(config)
 	must(t, err)
-	process := ganesha.Command(config.Export, "/etc/ganesha-test.conf", "/run/ganesha/test.pid")
+	process := ganesha.Command(config.Export, "/etc/ganesha-test.conf", "/run/ganesha/test.pid", ganesha.DefaultLogLevel)
 	return r.StartRendered(t, config, rendered, process.Args)
 }
 

@@ -5,15 +5,19 @@
 //
 // Environment: SCENARIO narrows the scenarios (names, separated by commas), RUNS
 // is how often each is played (10), BASELINE how often for comparison (as RUNS; 0:
-// not at all), KEEP=1 leaves the laboratory running.
+// not at all), WITHOUT names parts of the product (separated by commas), without
+// each of which they are played in place of the whole; KEEP=1 leaves the laboratory
+// running.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,13 +79,14 @@ type settings struct {
 	// runs is how often each is played with the product as it is, comparisons how
 	// often with the settings of the baseline.
 	runs, comparisons int
+	variants          []variant
 	directory         string
 }
 
 func settingsFromEnvironment() (settings, error) {
 	s := settings{}
 	var err error
-	if s.scenarios, err = failover.Find(strings.FieldsFunc(os.Getenv("SCENARIO"), func(r rune) bool { return r == ',' || r == ' ' })...); err != nil {
+	if s.scenarios, err = failover.Find(namesFromEnvironment("SCENARIO")...); err != nil {
 		return s, fmt.Errorf("read SCENARIO: %w", err)
 	}
 	if s.runs, err = countFromEnvironment("RUNS", 10); err != nil {
@@ -90,10 +95,27 @@ func settingsFromEnvironment() (settings, error) {
 	if s.comparisons, err = countFromEnvironment("BASELINE", s.runs); err != nil {
 		return s, err
 	}
-	if s.runs+s.comparisons == 0 {
+	for _, name := range namesFromEnvironment("WITHOUT") {
+		v, known := without[name]
+		if !known {
+			return s, fmt.Errorf("read WITHOUT: %q is none of %v", name, slices.Sorted(maps.Keys(without)))
+		}
+		s.variants = append(s.variants, v)
+	}
+	if s.runs > 0 && len(s.variants) == 0 {
+		s.variants = append(s.variants, product)
+	}
+	if s.comparisons > 0 {
+		s.variants = append(s.variants, baseline)
+	}
+	if len(s.variants) == 0 {
 		return s, errors.New("read RUNS and BASELINE: nothing is to be played")
 	}
 	return s, nil
+}
+
+func namesFromEnvironment(name string) []string {
+	return strings.FieldsFunc(os.Getenv(name), func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func countFromEnvironment(name string, otherwise int) (int, error) {

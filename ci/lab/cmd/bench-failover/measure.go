@@ -24,6 +24,8 @@ type variant struct {
 	values []string
 	// parameters of the class.
 	parameters map[string]string
+	// deaf says that its supervisors have no heartbeat: they hand nothing over.
+	deaf bool
 }
 
 var (
@@ -35,25 +37,30 @@ var (
 		name:       "baseline",
 		values:     []string{"baseline-values.yaml"},
 		parameters: map[string]string{names.Prefix + "lease": "30s", names.Prefix + "grace": "60s"},
+		deaf:       true,
+	}
+	// without has what each part of the product brings: the product without it.
+	without = map[string]variant{
+		"heartbeat":   {name: "without-heartbeat", values: []string{"without/heartbeat.yaml"}, deaf: true},
+		"reconnector": {name: "without-reconnector", values: []string{"without/reconnector.yaml"}},
+		"silence":     {name: "without-silence", values: []string{"without/silence.yaml"}},
+		"source-nat":  {name: "without-source-nat", values: []string{"without/source-nat.yaml"}},
 	}
 )
 
 // measure plays all scenarios with each variant. Results are written after each
 // run, so that whoever interrupts it keeps them. It fails at the end if a run
-// with the product as it is failed or broke a promise; the baseline may do both.
+// with the product as it is failed or broke a promise; the others may do both.
 func measure(ctx context.Context, laboratory *lab.Lab, s settings) error {
 	report := &report{directory: s.directory}
 	if err := report.begin(); err != nil {
 		return err
 	}
 	var failures []error
-	for _, v := range []variant{product, baseline} {
+	for _, v := range s.variants {
 		runs := s.runs
 		if v.name == baseline.name {
 			runs = s.comparisons
-		}
-		if runs == 0 {
-			continue
 		}
 		fmt.Printf("\n%s: install the chart\n", v.name)
 		if err := laboratory.Install(ctx, io.Discard, v.values...); err != nil {
@@ -100,7 +107,7 @@ func (v variant) measure(ctx context.Context, laboratory *lab.Lab, scenarios []f
 	bench.Evidence = report.evidence(v.name)
 	var tallies []*tally
 	for _, scenario := range scenarios {
-		if scenario.HandsOver && v.name == baseline.name {
+		if scenario.HandsOver && v.deaf {
 			fmt.Printf("%s: %s: cannot be played, nothing hands over there\n", v.name, scenario.Name)
 			continue
 		}
@@ -196,8 +203,12 @@ func (r *report) begin() error {
 	if err := os.MkdirAll(r.directory, 0o755); err != nil {
 		return fmt.Errorf("make the folder for the results: %w", err)
 	}
-	for _, old := range []string{r.runsFile(), r.evidence(product.name), r.evidence(baseline.name)} {
-		if err := os.RemoveAll(old); err != nil {
+	old, err := filepath.Glob(r.evidence("*"))
+	if err != nil {
+		return fmt.Errorf("find the last results: %w", err)
+	}
+	for _, path := range append(old, r.runsFile()) {
+		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove the last results: %w", err)
 		}
 	}
