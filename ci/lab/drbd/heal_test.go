@@ -40,3 +40,33 @@ func TestDiskThatMetNobodyGoodEnoughCopiesLater(t *testing.T) {
 		}
 	})
 }
+
+// Of two nodes that lost the Primary, one is promoted before the other has asked
+// around. That one has the same data, and stays a vote.
+func TestNodeThatIsPromotedEarlyDoesNotOutdateTheOther(t *testing.T) {
+	for pause := range 40 {
+		inLab(t, majority, func(l *lab) {
+			l.must(l.Deconfigure(t.Context(), "n2", "pvc-a"))
+			l.AddNode("n3")
+			l.must(l.Register(t.Context(), "n3", "boot1"))
+			l.configure("n3", majority)
+			l.wait(20 * time.Second)
+			l.promote("n0")
+			l.wait(time.Second)
+			l.PowerOff("n0")
+			for !l.state("n1").MayPromote {
+				l.wait(time.Millisecond)
+			}
+			l.wait(time.Duration(pause) * 20 * time.Millisecond)
+			l.promote("n1")
+			l.wait(3 * time.Second)
+			for _, node := range []string{"n1", "n3"} {
+				for _, volume := range l.state(node).Volumes {
+					if volume.Disk != UpToDate || !volume.Quorum {
+						t.Errorf("%d ms later volume %d of %s is %s, quorum %v", pause*20, volume.Number, node, volume.Disk, volume.Quorum)
+					}
+				}
+			}
+		})
+	}
+}

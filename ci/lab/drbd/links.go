@@ -206,18 +206,23 @@ func (c *Cluster) dropSilent(r *replica) {
 }
 
 // resolveLost makes a Consistent disk UpToDate when the remaining nodes have
-// quorum, Outdated when one of them still has a Primary.
+// quorum, Outdated when one of them still has the Primary that was lost here. One
+// of them that was promoted meanwhile has the same data.
 func (c *Cluster) resolveLost(r *replica) {
-	primary := false
+	lost := false
 	for _, l := range r.links {
-		if l.state == stateConnected && (l.role == Primary || r.res.replicas[l.peer].primaryPeer() != "") {
-			primary = true
+		if l.state != stateConnected {
+			continue
+		}
+		primary := r.res.replicas[l.peer].primaryPeer()
+		if primary != "" && primary != r.node.name && !r.connected(r.res.replicas[primary]) {
+			lost = true
 		}
 	}
 	for _, d := range r.disks {
 		switch {
 		case d.state != Consistent:
-		case primary:
+		case lost || (r.primaryPeer() != "" && !d.missing.empty()):
 			d.state = Outdated
 		case d.quorum:
 			d.state = UpToDate
