@@ -30,8 +30,12 @@ const (
 var ownKeys = []string{squashKey, rootOwnerKey, rootModeKey, leaseKey, graceKey, recoverySizeKey, allowedClientsKey, policyKey}
 
 const (
-	defaultLease        = 6 * time.Second
-	minLease, maxLease  = 4 * time.Second, 120 * time.Second
+	// Linux renews a lease at two thirds of it, but never sooner than 5 s after it
+	// last looked, and skips a look within a third of the last request
+	// (fs/nfs/nfs4renewd.c): an idle client is silent for up to a third of the lease
+	// and 5 s. A shorter lease than 9 s would take its locks away for nothing.
+	defaultLease        = 10 * time.Second
+	minLease, maxLease  = 9 * time.Second, 120 * time.Second
 	defaultGrace        = 60 * time.Second
 	minGrace, maxGrace  = 12 * time.Second, 240 * time.Second
 	defaultRecoverySize = "64Mi"

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -18,7 +19,7 @@ func TestClassWithoutOwnParametersHasTheDocumentedDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := classSettings{Squash: v1alpha1.NoRootSquash, Root: v1alpha1.RootDirectory{Mode: "0777"}, LeaseSeconds: 6, GraceSeconds: 60, RecoveryKiB: 65536, Policy: v1alpha1.OnDemand, FSType: "ext4"}
+	want := classSettings{Squash: v1alpha1.NoRootSquash, Root: v1alpha1.RootDirectory{Mode: "0777"}, LeaseSeconds: 10, GraceSeconds: 60, RecoveryKiB: 65536, Policy: v1alpha1.OnDemand, FSType: "ext4"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -36,7 +37,7 @@ func TestClassParameters(t *testing.T) {
 		"root owner":            {map[string]string{"rwx.linbit.com/root-owner": "1000:2000"}, func(s classSettings) bool { return s.Root.UID == 1000 && s.Root.GID == 2000 && s.Root.Mode == "0777" }},
 		"root mode":             {map[string]string{"rwx.linbit.com/root-mode": "770"}, func(s classSettings) bool { return s.Root.Mode == "0770" }},
 		"root mode with sticky": {map[string]string{"rwx.linbit.com/root-mode": "1777"}, func(s classSettings) bool { return s.Root.Mode == "1777" }},
-		"lease and grace":       {map[string]string{"rwx.linbit.com/lease": "4s", "rwx.linbit.com/grace": "12s"}, func(s classSettings) bool { return s.LeaseSeconds == 4 && s.GraceSeconds == 12 }},
+		"lease and grace":       {map[string]string{"rwx.linbit.com/lease": "9s", "rwx.linbit.com/grace": "18s"}, func(s classSettings) bool { return s.LeaseSeconds == 9 && s.GraceSeconds == 18 }},
 		"long lease":            {map[string]string{"rwx.linbit.com/lease": "2m"}, func(s classSettings) bool { return s.LeaseSeconds == 120 && s.GraceSeconds == 240 }},
 		"recovery size":         {map[string]string{"rwx.linbit.com/recovery-size": "16Mi"}, func(s classSettings) bool { return s.RecoveryKiB == 16384 }},
 		"driver's recovery":     {map[string]string{"nfsRecoveryVolumeSize": "300Mi"}, func(s classSettings) bool { return s.RecoveryKiB == 300*1024 }},
@@ -71,9 +72,9 @@ func TestWrongClassParametersAreRefusedWithOneSentence(t *testing.T) {
 		"mode not octal":         {"rwx.linbit.com/root-mode", "0888", "use an octal mode"},
 		"mode in letters":        {"rwx.linbit.com/root-mode", "rwxr-x", "use an octal mode"},
 		"mode too large":         {"rwx.linbit.com/root-mode", "17777", "use an octal mode"},
-		"lease without unit":     {"rwx.linbit.com/lease", "6", "use full seconds from 4s to 120s"},
-		"lease too short":        {"rwx.linbit.com/lease", "3s", "from 4s to 120s"},
-		"lease too long":         {"rwx.linbit.com/lease", "121s", "from 4s to 120s"},
+		"lease without unit":     {"rwx.linbit.com/lease", "6", "use full seconds from 9s to 120s"},
+		"lease too short":        {"rwx.linbit.com/lease", "8s", "from 9s to 120s"},
+		"lease too long":         {"rwx.linbit.com/lease", "121s", "from 9s to 120s"},
 		"lease with fraction":    {"rwx.linbit.com/lease", "4500ms", "use full seconds"},
 		"grace too short":        {"rwx.linbit.com/grace", "11s", "from 12s to 240s"},
 		"grace too long":         {"rwx.linbit.com/grace", "241s", "from 12s to 240s"},
@@ -225,5 +226,15 @@ func TestClassesThatDifferForLinstorHaveDifferentGroups(t *testing.T) {
 	}
 	if groupName(base) == groupName(other) {
 		t.Error("different pools share a group")
+	}
+}
+
+// An idle Linux client is silent for up to a third of its lease and 5 s, measured
+// with 6 s: it lost its locks.
+func TestIdleClientsRenewTheirLeaseInTime(t *testing.T) {
+	for name, lease := range map[string]time.Duration{"default": defaultLease, "shortest": minLease} {
+		if silent := lease/3 + 5*time.Second; lease-silent < time.Second {
+			t.Errorf("%s: a client with a lease of %s may be silent for %s", name, lease, silent)
+		}
 	}
 }

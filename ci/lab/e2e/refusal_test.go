@@ -33,7 +33,7 @@ func TestImpossibleClaimGetsOneClearEventAndLeavesNothing(t *testing.T) {
 		},
 		"lease without sense": {
 			class: parameters("rwx.linbit.com/lease", "1s"),
-			says:  []string{"rwx.linbit.com/lease", "1s", "4s"},
+			says:  []string{"rwx.linbit.com/lease", "1s", "9s"},
 		},
 		"grace shorter than the lease": {
 			class: parameters("rwx.linbit.com/lease", "30s", "rwx.linbit.com/grace", "20s"),
