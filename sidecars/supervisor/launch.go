@@ -126,7 +126,7 @@ func (a *Agent) launch(ctx context.Context, s *starting) error {
 	if errors.Is(err, ganesha.ErrAlreadyRunning) {
 		// Started by an attempt that ended before it knew. It may have another
 		// configuration: make it ours.
-		if err := a.endProcess(ctx, s.Name, true, min(killTimeout, a.settings.StopTimeout)); err != nil {
+		if err := a.killProcess(ctx, s.Name); err != nil {
 			return err
 		}
 		err = a.launcher.Start(ctx, process)

@@ -90,7 +90,7 @@ func (a *Agent) restartServer(ctx context.Context, f Facts, decision Decision) (
 	a.events.warning(f.Export, "Restarted", decision.Message+"; it is started again on node "+f.Node)
 	if f.running() {
 		// It may hold anything: no time for a clean end.
-		if err := a.endProcess(ctx, f.Name, true, min(killTimeout, a.settings.StopTimeout)); err != nil {
+		if err := a.killProcess(ctx, f.Name); err != nil {
 			if ctx.Err() != nil || !stuck(f) {
 				return 0, err
 			}

@@ -231,6 +231,11 @@ func (a *Agent) endProcess(ctx context.Context, name string, kill bool, patience
 	return nil
 }
 
+// killProcess ends a ganesha that may hold anything: there is no time for a clean end.
+func (a *Agent) killProcess(ctx context.Context, name string) error {
+	return a.endProcess(ctx, name, true, min(killTimeout, a.settings.StopTimeout))
+}
+
 // unmount waits for a short while for a filesystem that is busy.
 func (a *Agent) unmount(ctx context.Context, target string) error {
 	return poll(ctx, unmountTries*200*time.Millisecond, 200*time.Millisecond, func(ctx context.Context) error {

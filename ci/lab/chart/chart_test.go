@@ -296,6 +296,7 @@ func TestEveryVariableOfTheChartIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	variable := regexp.MustCompile(`envconfig:"([A-Z0-9_]+)"`)
 	read := map[string]bool{}
 	for _, directory := range []string{"cmd", "sidecars", "pkg"} {
 		err := filepath.WalkDir(filepath.Join(repository, directory), func(path string, entry os.DirEntry, err error) error {
@@ -303,7 +304,7 @@ func TestEveryVariableOfTheChartIsRead(t *testing.T) {
 				return err
 			}
 			source, err := os.ReadFile(path)
-			for _, match := range regexp.MustCompile("envconfig:\"([A-Z0-9_]+)\"").FindAllStringSubmatch(string(source), -1) {
+			for _, match := range variable.FindAllStringSubmatch(string(source), -1) {
 				read[match[1]] = true
 			}
 			return err

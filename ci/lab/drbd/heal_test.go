@@ -5,17 +5,23 @@ import (
 	"time"
 )
 
+// threeReplicas puts a third replica in place of the client, and makes n0 Primary.
+func (l *lab) threeReplicas() {
+	l.t.Helper()
+	l.must(l.Deconfigure(l.t.Context(), "n2", "pvc-a"))
+	l.AddNode("n3")
+	l.must(l.Register(l.t.Context(), "n3", "boot1"))
+	l.configure("n3", majority)
+	l.wait(20 * time.Second)
+	l.promote("n0")
+}
+
 // Three nodes are all cut off from each other while one of them, the Primary, had
 // a write under way, which a resync has to undo. It meets a node first that alone
 // is not good enough to copy from. When that has quorum again, the copy starts.
 func TestDiskThatMetNobodyGoodEnoughCopiesLater(t *testing.T) {
 	inLab(t, majority, func(l *lab) {
-		l.must(l.Deconfigure(t.Context(), "n2", "pvc-a"))
-		l.AddNode("n3")
-		l.must(l.Register(t.Context(), "n3", "boot1"))
-		l.configure("n3", majority)
-		l.wait(20 * time.Second)
-		l.promote("n0")
+		l.threeReplicas()
 		l.Partition()
 		hanging := l.startIO("n0", 0, true)
 		l.wait(12 * time.Second)
@@ -46,12 +52,7 @@ func TestDiskThatMetNobodyGoodEnoughCopiesLater(t *testing.T) {
 func TestNodeThatIsPromotedEarlyDoesNotOutdateTheOther(t *testing.T) {
 	for pause := range 40 {
 		inLab(t, majority, func(l *lab) {
-			l.must(l.Deconfigure(t.Context(), "n2", "pvc-a"))
-			l.AddNode("n3")
-			l.must(l.Register(t.Context(), "n3", "boot1"))
-			l.configure("n3", majority)
-			l.wait(20 * time.Second)
-			l.promote("n0")
+			l.threeReplicas()
 			l.wait(time.Second)
 			l.PowerOff("n0")
 			for !l.state("n1").MayPromote {
