@@ -87,6 +87,12 @@ func refused(err error, known view) error {
 	return &refusal{text: explain(answer, known), status: answer}
 }
 
+// outlived tells whether LINSTOR refused because of a replica that has become
+// UpToDate by the time it was looked for.
+func outlived(err error, known view) bool {
+	return known.err == nil && len(known.obstacles) == 0 && strings.Contains(wordsOfLINSTOR(err.Error()), "non-UpToDate")
+}
+
 // explain says in one sentence why the volume was not grown. Nothing in it changes
 // from try to try, so that its events are counted.
 func explain(answer *status.Status, known view) string {

@@ -97,12 +97,17 @@ func (r *resizer) growVolume(pv *corev1.PersistentVolume, want resource.Quantity
 		return want, err // the driver was not called
 	}
 	known := r.look(definition)
-	if known.size.Cmp(want) > 0 {
-		if size, _, err = r.Resizer.Resize(pv, known.size); err == nil {
-			return size, nil
-		}
+	again := want
+	switch {
+	case known.size.Cmp(want) > 0:
+		again = known.size
+	case !outlived(err, known):
+		return want, refused(err, known)
 	}
-	return want, refused(err, known)
+	if size, _, err = r.Resizer.Resize(pv, again); err == nil {
+		return size, nil
+	}
+	return want, refused(err, r.look(definition))
 }
 
 // requestSize tells the supervisors the new size: it sets spec.size, never to less.

@@ -221,6 +221,24 @@ func TestSmallerSizeAfterARefusedGrowthIsGranted(t *testing.T) {
 	cluster.waitSize(smaller)
 }
 
+// A replica that became UpToDate between LINSTOR's refusal and our look at it is not
+// worth a warning that cannot name it.
+func TestReplicaThatCameBackMeanwhileIsNoRefusal(t *testing.T) {
+	exports := fake.New(newExport())
+	report(t, exports, metav1.ConditionTrue, "")
+	refusals := 0
+	driver := inner{refuses: func(resource.Quantity) error {
+		if refusals++; refusals == 1 {
+			return csiError("Message: 'Cannot resize volume, because we have a non-UpToDate DRBD device.'")
+		}
+		return nil
+	}}
+	size, err := wrap(driver, exports, &controller{sizeKiB: 1 << 20}).(*resizer).growVolume(newVolume(), large, "pvc-11")
+	if err != nil || size.Cmp(large) != 0 || refusals != 2 {
+		t.Errorf("after %d calls of the driver: size %s, %v", refusals, size.String(), err)
+	}
+}
+
 func wait(t *testing.T, good func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !good(); time.Sleep(5 * time.Millisecond) {
