@@ -98,7 +98,7 @@ func TestClaimBecomesAnExportedVolume(t *testing.T) {
 		ExportID:           names.ExportID(state.UUID), FSID: names.FSID(state.UUID), ServerScope: "pvc-11",
 		Service: &v1alpha1.ServiceReference{Namespace: namespace, Name: "pvc-11", ClusterIP: "10.96.0.1", Port: 2049},
 		FSType:  "ext4", MountOptions: []string{"discard", "noatime"}, Squash: v1alpha1.RootSquash, AccessType: v1alpha1.ReadWrite,
-		RootDirectory: v1alpha1.RootDirectory{UID: 7, GID: 8, Mode: "0777"}, LeaseSeconds: 10, GraceSeconds: 60, Size: resource.MustParse("1Gi"), Policy: v1alpha1.OnDemand,
+		RootDirectory: v1alpha1.RootDirectory{UID: 7, GID: 8, Mode: "0777"}, LeaseSeconds: 12, GraceSeconds: 60, Size: resource.MustParse("1Gi"), Policy: v1alpha1.OnDemand,
 	}
 	if !apiequality.Semantic.DeepEqual(export.Spec, want) {
 		t.Errorf("spec\n%+v, want\n%+v", export.Spec, want)

@@ -33,11 +33,12 @@ const (
 	// Linux renews a lease at two thirds of it, but never sooner than 5 s after it
 	// last looked, and skips a look within a third of the last request
 	// (fs/nfs/nfs4renewd.c): an idle client is silent for up to a third of the lease
-	// and 5 s. A shorter lease than 9 s would take its locks away for nothing.
-	defaultLease        = 10 * time.Second
-	minLease, maxLease  = 9 * time.Second, 120 * time.Second
+	// and 5 s. ganesha counts full seconds, which takes up to one more. A shorter
+	// lease than 10 s would take its locks away for nothing; 12 s leave 2 s to spare.
+	defaultLease        = 12 * time.Second
+	minLease, maxLease  = 10 * time.Second, 120 * time.Second
 	defaultGrace        = 60 * time.Second
-	minGrace, maxGrace  = 12 * time.Second, 240 * time.Second
+	minGrace, maxGrace  = 20 * time.Second, 240 * time.Second
 	defaultRecoverySize = "64Mi"
 	minRecoveryBytes    = 16 << 20
 	maxRecoveryBytes    = 1 << 30

@@ -19,7 +19,7 @@ func TestClassWithoutOwnParametersHasTheDocumentedDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := classSettings{Squash: v1alpha1.NoRootSquash, Root: v1alpha1.RootDirectory{Mode: "0777"}, LeaseSeconds: 10, GraceSeconds: 60, RecoveryKiB: 65536, Policy: v1alpha1.OnDemand, FSType: "ext4"}
+	want := classSettings{Squash: v1alpha1.NoRootSquash, Root: v1alpha1.RootDirectory{Mode: "0777"}, LeaseSeconds: 12, GraceSeconds: 60, RecoveryKiB: 65536, Policy: v1alpha1.OnDemand, FSType: "ext4"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -37,7 +37,7 @@ func TestClassParameters(t *testing.T) {
 		"root owner":            {map[string]string{"rwx.linbit.com/root-owner": "1000:2000"}, func(s classSettings) bool { return s.Root.UID == 1000 && s.Root.GID == 2000 && s.Root.Mode == "0777" }},
 		"root mode":             {map[string]string{"rwx.linbit.com/root-mode": "770"}, func(s classSettings) bool { return s.Root.Mode == "0770" }},
 		"root mode with sticky": {map[string]string{"rwx.linbit.com/root-mode": "1777"}, func(s classSettings) bool { return s.Root.Mode == "1777" }},
-		"lease and grace":       {map[string]string{"rwx.linbit.com/lease": "9s", "rwx.linbit.com/grace": "18s"}, func(s classSettings) bool { return s.LeaseSeconds == 9 && s.GraceSeconds == 18 }},
+		"lease and grace":       {map[string]string{"rwx.linbit.com/lease": "10s", "rwx.linbit.com/grace": "20s"}, func(s classSettings) bool { return s.LeaseSeconds == 10 && s.GraceSeconds == 20 }},
 		"long lease":            {map[string]string{"rwx.linbit.com/lease": "2m"}, func(s classSettings) bool { return s.LeaseSeconds == 120 && s.GraceSeconds == 240 }},
 		"recovery size":         {map[string]string{"rwx.linbit.com/recovery-size": "16Mi"}, func(s classSettings) bool { return s.RecoveryKiB == 16384 }},
 		"driver's recovery":     {map[string]string{"nfsRecoveryVolumeSize": "300Mi"}, func(s classSettings) bool { return s.RecoveryKiB == 300*1024 }},
@@ -72,12 +72,12 @@ func TestWrongClassParametersAreRefusedWithOneSentence(t *testing.T) {
 		"mode not octal":         {"rwx.linbit.com/root-mode", "0888", "use an octal mode"},
 		"mode in letters":        {"rwx.linbit.com/root-mode", "rwxr-x", "use an octal mode"},
 		"mode too large":         {"rwx.linbit.com/root-mode", "17777", "use an octal mode"},
-		"lease without unit":     {"rwx.linbit.com/lease", "6", "use full seconds from 9s to 120s"},
-		"lease too short":        {"rwx.linbit.com/lease", "8s", "from 9s to 120s"},
-		"lease too long":         {"rwx.linbit.com/lease", "121s", "from 9s to 120s"},
+		"lease without unit":     {"rwx.linbit.com/lease", "6", "use full seconds from 10s to 120s"},
+		"lease too short":        {"rwx.linbit.com/lease", "9s", "from 10s to 120s"},
+		"lease too long":         {"rwx.linbit.com/lease", "121s", "from 10s to 120s"},
 		"lease with fraction":    {"rwx.linbit.com/lease", "4500ms", "use full seconds"},
-		"grace too short":        {"rwx.linbit.com/grace", "11s", "from 12s to 240s"},
-		"grace too long":         {"rwx.linbit.com/grace", "241s", "from 12s to 240s"},
+		"grace too short":        {"rwx.linbit.com/grace", "11s", "from 20s to 240s"},
+		"grace too long":         {"rwx.linbit.com/grace", "241s", "from 20s to 240s"},
 		"recovery too small":     {"rwx.linbit.com/recovery-size", "15Mi", "use a size from 16Mi to 1Gi"},
 		"recovery too large":     {"rwx.linbit.com/recovery-size", "2Gi", "use a size from 16Mi to 1Gi"},
 		"recovery without sense": {"rwx.linbit.com/recovery-size", "many", "use a size from 16Mi to 1Gi"},
@@ -232,9 +232,12 @@ func TestClassesThatDifferForLinstorHaveDifferentGroups(t *testing.T) {
 // An idle Linux client is silent for up to a third of its lease and 5 s, measured
 // with 6 s: it lost its locks.
 func TestIdleClientsRenewTheirLeaseInTime(t *testing.T) {
-	for name, lease := range map[string]time.Duration{"default": defaultLease, "shortest": minLease} {
-		if silent := lease/3 + 5*time.Second; lease-silent < time.Second {
-			t.Errorf("%s: a client with a lease of %s may be silent for %s", name, lease, silent)
+	for _, bound := range []struct {
+		lease, spare time.Duration
+	}{{defaultLease, 2 * time.Second}, {minLease, 500 * time.Millisecond}} {
+		silent, expires := bound.lease/3+5*time.Second, bound.lease-time.Second
+		if expires-silent < bound.spare {
+			t.Errorf("a client with a lease of %s may be silent for %s, and ganesha may take it for dead after %s", bound.lease, silent, expires)
 		}
 	}
 }

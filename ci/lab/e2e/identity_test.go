@@ -26,7 +26,7 @@ func TestIdentityOfAnExportCannotChange(t *testing.T) {
 	}
 	export = must1(c.Exports.Create(ctx, export, metav1.CreateOptions{}))(t)
 	t.Cleanup(func() { must(t, c.Exports.Delete(context.Background(), export.Name, metav1.DeleteOptions{})) })
-	if export.Spec.LeaseSeconds != 10 || export.Spec.GraceSeconds != 60 || export.Spec.Policy != v1alpha1.OnDemand {
+	if export.Spec.LeaseSeconds != 12 || export.Spec.GraceSeconds != 60 || export.Spec.Policy != v1alpha1.OnDemand {
 		t.Errorf("defaults are lease %d s, grace %d s, policy %s", export.Spec.LeaseSeconds, export.Spec.GraceSeconds, export.Spec.Policy)
 	}
 

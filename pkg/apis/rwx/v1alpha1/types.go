@@ -101,14 +101,14 @@ type NFSExportSpec struct {
 	RootDirectory RootDirectory `json:"rootDirectory,omitempty"`
 	// LeaseSeconds is how long a client may be silent before its locks may be
 	// given to others. An idle Linux client is silent for up to a third of it and 5 s.
-	// +kubebuilder:validation:Minimum=9
+	// +kubebuilder:validation:Minimum=10
 	// +kubebuilder:validation:Maximum=120
-	// +kubebuilder:default=10
+	// +kubebuilder:default=12
 	// +optional
 	LeaseSeconds int32 `json:"leaseSeconds,omitempty"`
 	// GraceSeconds is how long a new server waits at the most for the clients of
 	// the old one to reclaim their locks.
-	// +kubebuilder:validation:Minimum=12
+	// +kubebuilder:validation:Minimum=20
 	// +kubebuilder:validation:Maximum=240
 	// +kubebuilder:default=60
 	// +optional
