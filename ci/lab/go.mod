@@ -22,6 +22,7 @@ require (
 replace github.com/linbit/linstor-rwx => ../..
 
 require (
+	github.com/godbus/dbus/v5 v5.2.2
 	github.com/opencontainers/go-digest v1.0.0
 	google.golang.org/grpc v1.81.1
 	k8s.io/klog/v2 v2.140.0

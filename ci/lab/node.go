@@ -102,8 +102,8 @@ func (n *Node) PowerOn(ctx context.Context) error {
 	return n.lab.cluster.PowerOn(n.Name)
 }
 
-// ShutDown lets the node sync its disk and power off. It stops no pods: that is
-// what draining before is for.
+// ShutDown shuts the node down in good order: kubelet ends its pods, the disk is
+// synced, and it powers off. It returns when the node is off.
 func (n *Node) ShutDown(ctx context.Context) error {
 	if err := n.lab.cluster.ShutDown(ctx, n.Name); err != nil {
 		return err

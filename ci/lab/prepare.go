@@ -27,6 +27,8 @@ type parts struct {
 // The laboratory's own programs.
 const (
 	agentProgram = "lab-agent"
+	// logindProgram is the stand-in for systemd-logind on a node.
+	logindProgram = "lab-logind"
 	// storageProgram is the stand-in for LINSTOR and the host's side of the one
 	// for DRBD; nodeStorageProgram is its side on a node.
 	storageProgram     = "lab-storage"
@@ -61,7 +63,7 @@ func prepare(ctx context.Context, options Options, progress *progress) (*parts, 
 	if p.shim, err = cluster.Shim(ctx, cache); err != nil {
 		return nil, err
 	}
-	programs := []string{agentProgram}
+	programs := []string{agentProgram, logindProgram}
 	if !options.NoStorage {
 		programs = append(programs, storageProgram, nodeStorageProgram)
 	}
@@ -89,7 +91,7 @@ func diskContents(ctx context.Context, cache *build.Cache, options Options, p *p
 		base.Links["/k8s/"+name] = "kube"
 	}
 	final.Files = map[string]string{}
-	for _, name := range []string{agentProgram, nodeStorageProgram} {
+	for _, name := range []string{agentProgram, logindProgram, nodeStorageProgram} {
 		if path := p.programs[name]; path != "" {
 			final.Files["/k8s/"+name] = path
 		}

@@ -305,10 +305,11 @@ func (c *Cluster) progress(format string, arguments ...any) {
 	}
 }
 
-// StopTimeout is how long a polite power-off of a guest may take.
-const StopTimeout = 20 * time.Second
+// StopTimeout is how long an orderly shutdown of a guest may take.
+const StopTimeout = 3 * time.Minute
 
-// ShutDown asks a node to sync and power off, and waits for it.
+// ShutDown asks a node's logind to power off, as an administrator does, and waits
+// until it is off. kubelet ends the node's pods before.
 func (c *Cluster) ShutDown(ctx context.Context, name string) error {
 	node, err := c.Node(name)
 	if err != nil {
@@ -316,8 +317,9 @@ func (c *Cluster) ShutDown(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, StopTimeout)
 	defer cancel()
-	if err := c.Guest(node).PowerOff(ctx); err != nil {
-		return err
+	const manager = "org.freedesktop.login1.Manager"
+	if _, err := c.Guest(node).Exec(ctx, "dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.login1", "/org/freedesktop/login1", manager+".PowerOff", "boolean:false"); err != nil {
+		return fmt.Errorf("shut down %s: %w", name, err)
 	}
 	err = poll(ctx, func(context.Context) error {
 		if c.Running(name) {

@@ -19,6 +19,9 @@ const kubernetesDirectory = "/k8s"
 const (
 	kubernetesConfig = "/etc/kubernetes"
 	containerdSocket = "/run/containerd/containerd.sock"
+	busConfigFile    = "/etc/dbus-1/node.conf"
+	busSocket        = "/run/dbus/system_bus_socket"
+	logindSocket     = "/run/lab-logind.sock"
 )
 
 // nodeFiles renders everything that tells one node from another. The keys are
@@ -44,6 +47,7 @@ func nodeFiles(c *Config, node Node, keys *pki) (map[string][]byte, error) {
 		"/etc/hosts":                                []byte("127.0.0.1 localhost\n" + node.Address() + " " + node.Name + "\n"),
 		"/etc/resolv.conf":                          nil,
 		"/etc/machine-id":                           []byte(hex.EncodeToString(machine[:16]) + "\n"),
+		busConfigFile:                               []byte(busConfig),
 		"/etc/containerd/config.toml":               []byte(strings.ReplaceAll(containerdConfig, "{pause}", c.PauseImage)),
 		"/etc/cni/net.d/10-pods.conflist":           []byte(strings.ReplaceAll(cniConfig, "{pods}", node.PodNetwork())),
 		kubernetesConfig + "/ca.crt":                keys.authority.Certificate,
@@ -89,6 +93,9 @@ func guestSpec(c *Config, node Node) guest.Spec {
 func programs(c *Config, node Node) []guest.Program {
 	containerd := guest.Program{Name: "containerd", Socket: containerdSocket,
 		Command: []string{"containerd", "--config=/etc/containerd/config.toml"}}
+	// kubelet looks for logind once, when it starts.
+	bus := guest.Program{Name: "dbus", Socket: busSocket, Command: []string{"dbus-daemon", "--config-file=" + busConfigFile, "--nofork", "--nopidfile"}}
+	logind := guest.Program{Name: "logind", Socket: logindSocket, Command: []string{"lab-logind", logindSocket}}
 	kubelet := guest.Program{Name: "kubelet", Command: []string{"kubelet",
 		"--config=" + kubernetesConfig + "/kubelet.yaml",
 		"--kubeconfig=" + kubernetesConfig + "/kubelet.kubeconfig",
@@ -113,7 +120,7 @@ func programs(c *Config, node Node) []guest.Program {
 		}
 		list = append(list, guest.Program{Name: "storage", Command: command})
 	}
-	return append(list, containerd, kubelet, proxy)
+	return append(list, bus, logind, containerd, kubelet, proxy)
 }
 
 func modules() []guest.Module {
@@ -179,6 +186,21 @@ const cniConfig = `{
 }
 `
 
+// busConfig lets root's programs do everything; nobody else is on a node.
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=` + busSocket + `</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_destination="*" eavesdrop="false"/>
+    <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+`
+
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 cgroupDriver: cgroupfs
@@ -203,6 +225,9 @@ runtimeRequestTimeout: 4m
 enforceNodeAllocatable: [pods]
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
 evictionPressureTransitionPeriod: 30s
+# As docs/failover.md asks: more than ganesha's pod may take.
+shutdownGracePeriod: 100s
+shutdownGracePeriodCriticalPods: 70s
 # The images cannot be pulled again: there is no registry.
 imageGCHighThresholdPercent: 100
 `

@@ -81,7 +81,7 @@ func TestStorageProgramRunsBeforeKubelet(t *testing.T) {
 	for _, program := range spec.Programs {
 		names = append(names, program.Name)
 	}
-	if !slices.Equal(names, []string{"storage", "containerd", "kubelet", "kube-proxy"}) {
+	if !slices.Equal(names, []string{"storage", "dbus", "logind", "containerd", "kubelet", "kube-proxy"}) {
 		t.Errorf("programs start in the order %v", names)
 	}
 	want := []string{"/k8s/storage", "--node=n3", "--listen=10.88.0.13:1", "--from=10.89.0.13"}
@@ -93,7 +93,8 @@ func TestStorageProgramRunsBeforeKubelet(t *testing.T) {
 func TestOnlyStorageNodesCarryTheLabel(t *testing.T) {
 	for _, storage := range []bool{true, false} {
 		_, spec := render(t, Node{Name: "n1", Storage: storage, MemoryMiB: 512})
-		labelled := slices.Contains(spec.Programs[2].Command, "--node-labels="+StorageLabel+"=true")
+		kubelet := slices.IndexFunc(spec.Programs, func(p guest.Program) bool { return p.Name == "kubelet" })
+		labelled := slices.Contains(spec.Programs[kubelet].Command, "--node-labels="+StorageLabel+"=true")
 		if labelled != storage {
 			t.Errorf("storage %v, labelled %v", storage, labelled)
 		}

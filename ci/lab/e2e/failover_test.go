@@ -57,9 +57,12 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 		{scenario: "move-off-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "drain", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "upgrade", pause: 20 * time.Second, least: 1, most: 1},
+		{scenario: "control-plane-upgrade", pause: 5 * time.Second},
+		{scenario: "node-shutdown", pause: 20 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "node-power-off", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "node-power-off-with-client-on-it", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "node-power-off-with-client-on-it-unproven", pause: 40 * time.Second, least: 1, most: 1, event: "Serving"},
+		{scenario: "node-power-off-without-api-server", pause: 60 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "network-cut", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "double-failure", pause: 30 * time.Second, least: 2, most: 2, event: "Restarted"},
 	} {

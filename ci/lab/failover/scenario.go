@@ -144,6 +144,19 @@ var Scenarios = []Scenario{
 		answer: "all pods to be replaced", answered: rolledOut,
 	},
 	{
+		Name:        "control-plane-upgrade",
+		Description: "the API server, the CSI controller and the CSI node plugins with nfs-reconnector are replaced: nothing moves",
+		strike:      replaceControlPlane,
+		answer:      "all of it to be replaced", answered: controlPlaneReplaced,
+	},
+	{
+		Name:        "node-shutdown",
+		Description: "the serving node shuts down: kubelet ends its pods, then it is off",
+		HandsOver:   true,
+		strike:      func(ctx context.Context, i *incident) error { return i.server.ShutDown(ctx) },
+		answer:      "the export on another node", answered: moved,
+	},
+	{
 		Name:        "node-power-off",
 		Description: "the serving node loses its power",
 		strike:      powerOff,
@@ -166,6 +179,12 @@ var Scenarios = []Scenario{
 		Description: "the same, and nobody says that the node is out of service: its client may be alive",
 		placement:   besideAndDoomed,
 		strike:      powerOff,
+		answer:      "the export on another node", answered: moved,
+	},
+	{
+		Name:        "node-power-off-without-api-server",
+		Description: "the serving node loses its power while the API server is away: another node serves, and clients follow when the API server is back",
+		strike:      powerOffWithoutAPIServer,
 		answer:      "the export on another node", answered: moved,
 	},
 	{
@@ -207,6 +226,34 @@ func powerOff(ctx context.Context, i *incident) error {
 	}
 	i.struck = time.Now()
 	return i.server.PowerOff(ctx)
+}
+
+// powerOffWithoutAPIServer starts the API server again when another node serves,
+// which it does not need for that. Clients need it: it tells them where.
+func powerOffWithoutAPIServer(ctx context.Context, i *incident) error {
+	if err := i.lab.Cluster().StopAPIServer(); err != nil {
+		return err
+	}
+	if err := powerOff(ctx, i); err != nil {
+		return err
+	}
+	err := scenario.WaitFor(ctx, "a server on another node", func(ctx context.Context) (bool, error) {
+		for _, name := range i.storage {
+			if name == i.server.Name {
+				continue
+			}
+			found, err := i.node(name).Processes(ctx, i.ganesha())
+			if err != nil || len(found) > 0 {
+				return len(found) > 0, err
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return err
+	}
+	i.say("%s: another node serves after %.1f s", i.scenario.Name, time.Since(i.struck).Seconds())
+	return i.lab.Cluster().StartAPIServer(ctx)
 }
 
 // takeOutOfService is what an administrator, or a fencing agent, does about a
@@ -334,6 +381,38 @@ func rolledOut(ctx context.Context, i *incident) (bool, error) {
 	status := set.Status
 	return status.ObservedGeneration >= set.Generation && status.UpdatedNumberScheduled == status.DesiredNumberScheduled &&
 		status.NumberAvailable == status.DesiredNumberScheduled, nil
+}
+
+// controlPlane is what an upgrade of the chart replaces beside the ganesha pods;
+// nfs-reconnector runs beside the CSI node plugin.
+var controlPlane = []string{
+	"deployment/" + lab.Release + "-csi-controller",
+	"daemonset/" + lab.Release + "-csi-node",
+}
+
+func replaceControlPlane(ctx context.Context, i *incident) error {
+	if err := i.lab.Cluster().StopAPIServer(); err != nil {
+		return err
+	}
+	if err := i.lab.Cluster().StartAPIServer(ctx); err != nil {
+		return err
+	}
+	var out strings.Builder
+	return i.lab.Kubectl(ctx, &out, append([]string{"-n", lab.Release, "rollout", "restart"}, controlPlane...)...)
+}
+
+// controlPlaneReplaced is true when only new pods are left, and all are ready.
+func controlPlaneReplaced(ctx context.Context, i *incident) (bool, error) {
+	for _, workload := range controlPlane {
+		var out strings.Builder
+		if err := i.lab.Kubectl(ctx, &out, "-n", lab.Release, "rollout", "status", "--watch=false", workload); err != nil {
+			return false, err
+		}
+		if !strings.Contains(out.String(), "successfully rolled out") {
+			return false, errors.New(strings.TrimSpace(out.String()))
+		}
+	}
+	return true, nil
 }
 
 // snapshotName is the snapshot that snapshot-suspend makes and removes.

@@ -40,7 +40,7 @@ var nodeTree = build.Debian{
 	Packages: []string{
 		"containerd", "runc", "containernetworking-plugins",
 		"iptables", "conntrack", "iproute2", "kmod", "procps", "psmisc", "mount", "util-linux", "netbase",
-		"nfs-common", "e2fsprogs", "xfsprogs", "nbd-client", "strace", "curl",
+		"nfs-common", "e2fsprogs", "xfsprogs", "nbd-client", "strace", "curl", "dbus-daemon",
 	},
 	// The kernels of user-mode-linux have nf_tables without any address family.
 	Script: `update-alternatives --set iptables /usr/sbin/iptables-legacy

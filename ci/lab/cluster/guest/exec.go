@@ -210,16 +210,6 @@ func (c *Client) Ready(ctx context.Context) error {
 	return response.Body.Close()
 }
 
-// PowerOff asks the guest to sync its disks and to power off. It returns when
-// the guest has accepted.
-func (c *Client) PowerOff(ctx context.Context) error {
-	response, err := c.do(ctx, http.MethodPost, "/poweroff", nil)
-	if err != nil {
-		return fmt.Errorf("power off: %w", err)
-	}
-	return response.Body.Close()
-}
-
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+c.address+path, body)
 	if err != nil {

@@ -101,7 +101,12 @@ func mountKernelFilesystems() error {
 			return err
 		}
 	}
-	return os.MkdirAll("/run/lock", 0o755)
+	for _, directory := range []string{"/run/lock", "/run/dbus"} {
+		if err := os.MkdirAll(directory, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unpackFiles puts the node's files into place. They are read at every boot, so

@@ -43,10 +43,6 @@ func handlers() http.Handler {
 	mux.HandleFunc("POST /exec", handleExec)
 	mux.HandleFunc("GET /file", handleRead)
 	mux.HandleFunc("PUT /file", handleWrite)
-	mux.HandleFunc("POST /poweroff", func(http.ResponseWriter, *http.Request) {
-		// After the answer is out.
-		time.AfterFunc(100*time.Millisecond, func() { say("power off: %v", powerOff()) })
-	})
 	return mux
 }
 

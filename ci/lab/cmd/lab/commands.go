@@ -209,7 +209,7 @@ func nodeCommand() *cobra.Command {
 			}
 			return n.WaitReady(ctx)
 		}},
-		{"shutdown", "Let it sync its disk and power off", func(ctx context.Context, n *lab.Node) error { return n.ShutDown(ctx) }},
+		{"shutdown", "Shut it down: its pods end, its disk is synced, it powers off", func(ctx context.Context, n *lab.Node) error { return n.ShutDown(ctx) }},
 		{"cut", "Cut it off from all other nodes and the API server", func(ctx context.Context, n *lab.Node) error { return n.CutNetwork(ctx, lab.BothNetworks) }},
 		{"cut-kubernetes", "Cut its Kubernetes network only", func(ctx context.Context, n *lab.Node) error { return n.CutNetwork(ctx, lab.KubernetesNetwork) }},
 		{"cut-drbd", "Cut its DRBD connections only", func(ctx context.Context, n *lab.Node) error { return n.CutNetwork(ctx, lab.DRBDNetwork) }},

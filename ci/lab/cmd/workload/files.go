@@ -11,6 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// deaths is how many servers may die while files are created: each may leave one
+// that it did not answer for.
+const deaths = 2
+
 // openLoop creates a new file and removes it, again and again: what a server in
 // its grace period holds up.
 func openLoop(ctx context.Context, o options, say reporter) error {
@@ -18,10 +22,18 @@ func openLoop(ctx context.Context, o options, say reporter) error {
 	if err != nil {
 		return fmt.Errorf("find the name of this pod: %w", err)
 	}
+	existed := 0
 	say("opening", fields{"folder": o.arguments[0]})
 	return steps(ctx, o, say, func(step int) error {
 		path := filepath.Join(o.arguments[0], fmt.Sprintf(".open-%s-%d-%d", host, os.Getpid(), step))
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o666)
+		if errors.Is(err, os.ErrExist) && existed < deaths {
+			// Nobody else makes files of this name: a server died after it created it
+			// and before it noted for whom, and the client asks its successor.
+			existed++
+			say("existed", fields{"step": step})
+			file, err = os.OpenFile(path, os.O_RDWR, 0)
+		}
 		if err != nil {
 			return fmt.Errorf("create a file: %w", err)
 		}

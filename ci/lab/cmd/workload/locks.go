@@ -10,11 +10,8 @@ import (
 	"time"
 )
 
-// lockLook is how often a holder looks whether it still has its lock.
-const lockLook = 200 * time.Millisecond
-
 // lock takes an exclusive lock on the whole file, and holds it. While it holds
-// it, it looks whether it still has it: Linux's NFS client answers EIO to a
+// it, it looks every o.every whether it still has it: Linux's NFS client answers EIO to a
 // process whose lock the server lost. Only a write tells: it carries the lock to
 // the server, while a read may be answered from the client's memory.
 func lock(ctx context.Context, o options, say reporter) error {
@@ -34,7 +31,7 @@ func lock(ctx context.Context, o options, say reporter) error {
 		return errBroken
 	}
 	say("acquired", waited)
-	o.every, o.duration = lockLook, o.hold
+	o.duration = o.hold
 	err = hold(ctx, o, file, say)
 	if errors.Is(err, errBroken) && o.goOn {
 		// Who takes the lock now takes it from this program, which would not

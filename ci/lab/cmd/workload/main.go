@@ -6,7 +6,7 @@
 //	workload write FILE [--every D] [--for D]          append numbered lines, fsync each
 //	workload read  FILE [--every D] [--for D]          follow a file that write makes
 //	workload check FILE                                is every line there, once, in order?
-//	workload lock  FILE [--type T] [--hold D] [--try]  take an exclusive lock, hold it
+//	workload lock  FILE [--type T] [--hold D] [--try] [--every D] [--jitter D]  take an exclusive lock, hold it
 //	workload steal FILE [--type T] [--every D] [--for D]  try to take a lock that another holds
 //	workload open-loop DIR [--every D] [--for D]       create and remove files
 //	workload walk  DIR [--files N]                     create, list, stat and read many files
@@ -26,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"strings"
@@ -38,6 +39,7 @@ import (
 // options of all subcommands; each uses those that its line above names.
 type options struct {
 	every    time.Duration
+	jitter   time.Duration
 	duration time.Duration
 	gap      time.Duration
 	hold     time.Duration
@@ -99,6 +101,7 @@ func run(ctx context.Context, arguments []string, say reporter) error {
 	var o options
 	flags := pflag.NewFlagSet("workload", pflag.ContinueOnError)
 	flags.DurationVar(&o.every, "every", 100*time.Millisecond, "time from one step to the next")
+	flags.DurationVar(&o.jitter, "jitter", 0, "up to so much more time to the next step, at random")
 	flags.DurationVar(&o.duration, "for", 0, "end after this time; 0 means when told to")
 	flags.DurationVar(&o.gap, "gap", 500*time.Millisecond, "report steps that took longer")
 	flags.DurationVar(&o.hold, "hold", 0, "how long lock holds; 0 means until told to end")
@@ -148,7 +151,7 @@ func serve(ctx context.Context, _ options, say reporter) error {
 	}
 }
 
-// steps calls step every o.every until ctx ends, o.duration is over, or step
+// steps calls step every o.every, and up to o.jitter later, until ctx ends, o.duration is over, or step
 // fails. A step that took long is reported, and the next one follows at once.
 func steps(ctx context.Context, o options, say reporter, step func(number int) error) error {
 	started := time.Now()
@@ -175,9 +178,17 @@ func steps(ctx context.Context, o options, say reporter, step func(number int) e
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(o.every - took):
+		case <-time.After(o.every - took + jitter(o.jitter)):
 		}
 	}
 	say("done", fields{"steps": number, "longest": longest.Seconds(), "seconds": time.Since(started).Seconds()})
 	return nil
+}
+
+// jitter is a random time from 0 to most.
+func jitter(most time.Duration) time.Duration {
+	if most <= 0 {
+		return 0
+	}
+	return rand.N(most)
 }

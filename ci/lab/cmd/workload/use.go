@@ -19,6 +19,7 @@ const (
 	writeEvery   = 40 * time.Millisecond
 	openEvery    = 60 * time.Millisecond
 	stealEvery   = 200 * time.Millisecond
+	holdEvery    = 200 * time.Millisecond
 	browseEvery  = 250 * time.Millisecond
 	useGap       = 100 * time.Millisecond
 	useProgress  = 250 * time.Millisecond
@@ -91,7 +92,7 @@ func parts(o options) []part {
 		{kind: "browser", run: browse, options: with(browseEvery, path(o.name+".tree"), true)},
 	}
 	for _, lockType := range []string{"fcntl", "flock"} {
-		holder := part{kind: "holder-" + lockType, run: lock, options: with(0, path(lockFile(o.name, lockType)), true), holds: true}
+		holder := part{kind: "holder-" + lockType, run: lock, options: with(holdEvery, path(lockFile(o.name, lockType)), true), holds: true}
 		holder.options.lockType = lockType
 		all = append(all, holder)
 		for _, rival := range o.rivals {

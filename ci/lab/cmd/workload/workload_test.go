@@ -155,7 +155,7 @@ func TestOnlyOneHolderGetsTheLock(t *testing.T) {
 	defer release()
 	held, freed := make(chan bool), make(chan error)
 	go func() {
-		o := options{lockType: "flock", arguments: []string{file}}
+		o := options{lockType: "flock", every: 50 * time.Millisecond, arguments: []string{file}}
 		freed <- lock(ctx, o, func(event string, _ fields) {
 			if event == "acquired" {
 				close(held)
@@ -203,6 +203,28 @@ func TestWalkAndOpenLoopFindAWorkingFolder(t *testing.T) {
 	entries, err := os.ReadDir(folder)
 	if err != nil || len(entries) != 1 {
 		t.Errorf("left in the folder: %v, %v", entries, err)
+	}
+}
+
+// A server that dies leaves one file per program that it did not answer for; more of
+// them have another reason.
+func TestOpenLoopExpectsAFileOnlyOfEachServerThatDied(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for existing, want := range map[int]error{deaths: nil, deaths + 1: os.ErrExist} {
+		folder := t.TempDir()
+		for step := range existing {
+			name := fmt.Sprintf(".open-%s-%d-%d", host, os.Getpid(), step)
+			if err := os.WriteFile(filepath.Join(folder, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		events, err := runWorkload(t, "open-loop", folder, "--every", "1ms", "--for", "30ms")
+		if !errors.Is(err, want) || count(events, "", "existed") != deaths {
+			t.Errorf("%d files exist: %v, %v", existing, err, events)
+		}
 	}
 }
 
