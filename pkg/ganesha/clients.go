@@ -24,6 +24,9 @@ type KnownClient struct {
 	// BootID tells one boot of the machine from the next: what a client held
 	// before a reboot it does not hold any more.
 	BootID string `json:"bootID"`
+	// Rebooted: the machine has booted since the server knew the client, and nothing
+	// tells whether the client has come back.
+	Rebooted bool `json:"rebooted,omitempty"`
 }
 
 // KnownClients reads what RememberClients wrote, by the key of the record. A

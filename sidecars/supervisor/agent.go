@@ -140,6 +140,8 @@ type memory struct {
 	cutOff   []string
 	server   *Server
 	observed Observation
+	// connected are the records of the clients that were connected at the last look.
+	connected []string
 	// suspended: a snapshot suspended I/O when the export was looked at last.
 	suspended bool
 	timers    Timers
@@ -409,6 +411,16 @@ func (m *memory) setServer(server *Server) {
 	defer m.lock.Unlock()
 	m.server = server
 	m.observed = Observation{}
+	m.connected = nil
+}
+
+// noteConnected remembers who is connected, and returns who was.
+func (m *memory) noteConnected(keys []string) []string {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	before := m.connected
+	m.connected = slices.Clone(keys)
+	return before
 }
 
 func (m *memory) currentServer() *Server {

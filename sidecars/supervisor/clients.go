@@ -82,22 +82,34 @@ func (a *Agent) identify(key string, known map[string]ganesha.KnownClient) ganes
 }
 
 // goneReason says why a client of this machine is gone for good, or "". node is
-// nil if there is no such Node.
+// nil if there is no such Node. A machine that has booted and is ready may have
+// mounted the export again, unnoticed if the last server's cache was old: its
+// client has one lease to come back, see lostReason.
 func goneReason(client ganesha.KnownClient, node *corev1.Node) string {
 	switch {
 	case node == nil:
 		return "node " + client.Node + " is deleted"
 	case slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }):
 		return "node " + client.Node + " has the taint " + corev1.TaintNodeOutOfService
-	case client.BootID != "" && node.Status.NodeInfo.BootID != "" && node.Status.NodeInfo.BootID != client.BootID:
-		return "node " + client.Node + " has booted since"
+	case !client.Rebooted && hasBooted(client, node) && !isReady(node):
+		return "node " + client.Node + " has booted since, and is not ready yet"
 	}
 	return ""
 }
 
+// hasBooted says whether the machine has booted since its client was recorded.
+func hasBooted(client ganesha.KnownClient, node *corev1.Node) bool {
+	if node == nil || client.BootID == "" || node.Status.NodeInfo.BootID == "" {
+		return false
+	}
+	return client.Rebooted || node.Status.NodeInfo.BootID != client.BootID
+}
+
 // rememberClients notes on the recovery volume on which machine, and on which of
-// its boots, each client is, for a later server to know who is gone.
-func (a *Agent) rememberClients(root string, records ganesha.Recorded) error {
+// its boots, each client is, for a later server to know who is gone. ganesha's
+// record of a client outlives a crash of its machine: a client that this server has
+// seen connect, and whose machine boots afterwards, may be gone.
+func (a *Agent) rememberClients(name, root string, records ganesha.Recorded) error {
 	before, err := a.recovery.KnownClients(root)
 	if err != nil {
 		return err
@@ -108,10 +120,13 @@ func (a *Agent) rememberClients(root string, records ganesha.Recorded) error {
 			after[key] = client
 		}
 	}
+	seen := a.remember(name).noteConnected(records.Connected)
 	for _, key := range records.Connected {
 		host := ganesha.Hostname(ganesha.Owner(key))
 		if node := a.cache.NodeOfHost(host); host != "" && node != nil {
-			after[key] = ganesha.KnownClient{Node: node.Name, BootID: node.Status.NodeInfo.BootID}
+			client := ganesha.KnownClient{Node: node.Name, BootID: node.Status.NodeInfo.BootID}
+			client.Rebooted = slices.Contains(seen, key) && hasBooted(before[key], node)
+			after[key] = client
 		}
 	}
 	if maps.Equal(before, after) {
@@ -143,11 +158,15 @@ func (a *Agent) speakForLost(ctx context.Context, name string, server Server, re
 		why := a.provenGone(ctx, key, known)
 		if why == "" {
 			why = lostReason(signs{
-				now: a.now(), lease: lease, started: server.Started, name: client.Node,
+				now: a.now(), lease: lease, started: server.Started, name: client.Node, booted: hasBooted(client, a.cache.Node(client.Node)),
 				peer: a.peer(client.Node), node: a.cache.Node(client.Node), cutOff: a.remember(name).isCutOff(client.Node),
 			})
 		}
 		if why == "" {
+			continue
+		}
+		// It may have come back since: whoever speaks now would take its place.
+		if latest, err := a.recovery.Records(root); err != nil || slices.Contains(latest.Connected, key) {
 			continue
 		}
 		address := net.JoinHostPort(server.PodIP, strconv.Itoa(server.Port))
@@ -169,6 +188,8 @@ type signs struct {
 	lease   time.Duration
 	started time.Time // of the server
 	name    string
+	// booted: it has booted since its client was recorded.
+	booted bool
 	// peer is zero for a machine that runs no supervisor.
 	peer heartbeat.Peer
 	// cutOff: DRBD here has no connection to it.
@@ -177,13 +198,22 @@ type signs struct {
 	node *corev1.Node
 }
 
+// isolationTime is after how much silence a node that was cut off serves nobody any
+// more, not even its own clients: DRBD's ping-int and ping-timeout (10.5 s by
+// default; 10.7 s at the most were measured), and the time to fence.
+const isolationTime = 14 * time.Second
+
 // lostReason says why a client has lost its lease for certain, or "": nothing
 // came from its machine for that long, neither on DRBD's network nor on that of
-// the pods; or it is not ready, and has not come back for that long. A machine
-// whose supervisor alone is silent may have a client that lives.
+// the pods; or the machine is not ready, or has booted, and its client has not come
+// back for that long. A machine whose supervisor alone is silent may have a client
+// that lives.
 func lostReason(s signs) string {
-	if s.peer.Silent && s.cutOff && s.now.Sub(s.peer.Heard) >= s.lease {
-		return fmt.Sprintf("neither DRBD nor its supervisor has heard of node %s for the lease of %s", s.name, s.lease)
+	if limit := max(s.lease, isolationTime); s.peer.Silent && s.cutOff && s.now.Sub(s.peer.Heard) >= limit {
+		return fmt.Sprintf("neither DRBD nor its supervisor has heard of node %s for %s, and the lease of %s is over", s.name, limit, s.lease)
+	}
+	if s.booted && s.now.Sub(s.started) >= s.lease {
+		return fmt.Sprintf("node %s has booted, and the lease of %s is over", s.name, s.lease)
 	}
 	heard := !s.peer.Heard.IsZero() && !s.peer.Silent
 	if s.node != nil && !isReady(s.node) && !heard && s.now.Sub(s.started) >= s.lease {

@@ -137,6 +137,10 @@ func decide(s Settings, f Facts) Decision {
 		return nothing(0)
 	}
 	if f.Beside {
+		if reason, message := mustFence(f); f.mounted() && reason != "" {
+			// It may hang in I/O that only a forced demotion ends.
+			return Decision{Action: Stop, Fence: true, Reason: reason, Message: message}
+		}
 		// Two servers must never write to the same files. That pod is about to end.
 		return nothing(besidePause)
 	}

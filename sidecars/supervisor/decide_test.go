@@ -44,6 +44,8 @@ func facts(changes ...fact) Facts {
 	return f
 }
 
+func beside(f *Facts) { f.Beside = true }
+
 func mounted(f *Facts) {
 	f.Resource.Role = drbd.RolePrimary
 	f.Data, f.Recovery = &filesystem.Mount{}, &filesystem.Mount{}
@@ -183,6 +185,9 @@ func TestDecide(t *testing.T) {
 		{"deleted and without quorum: fence first", facts(known, deleted(0), noQuorum), Stop, ReasonNoQuorum, true, 0},
 		{"an unknown server without quorum is not adopted", facts(running, noQuorum), Stop, ReasonNoQuorum, true, 0},
 		{"mounts without Primary", facts(mounted, func(f *Facts) { f.Resource.Role = drbd.RoleSecondary }), Stop, ReasonDemoted, true, 0},
+		{"a server of which no launcher knows, and all well", facts(mounted, beside), Nothing, "", false, besidePause},
+		{"a server of which no launcher knows, and no quorum", facts(mounted, beside, noQuorum), Stop, ReasonNoQuorum, true, 0},
+		{"a server of another pod, nothing mounted", facts(beside, noQuorum), Nothing, "", false, besidePause},
 		{"endpoint here, server elsewhere", facts(peerPrimary, sliceHere), Stop, ReasonServedElsewhere, false, 0},
 
 		// Idle.

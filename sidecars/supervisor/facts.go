@@ -145,6 +145,8 @@ type Timers struct {
 	// reason. They are forgotten when somebody serves or nobody has to any more.
 	Described   time.Time
 	DescribedAs string
+	// HandOverAfter: after a hand-over that failed, when the next one may be tried.
+	HandOverAfter time.Time
 	// NotBefore: after a failed start, when the next one may be tried.
 	NotBefore time.Time
 	// Restarts are the restarts in place of the last minutes.

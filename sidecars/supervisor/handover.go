@@ -27,6 +27,8 @@ const (
 	// proxyDelay is how long kube-proxy may take to send clients elsewhere
 	// (minSyncPeriod, 1 s): a client that is told earlier comes back here.
 	proxyDelay = 1500 * time.Millisecond
+	// handOverRetry is long, for each try costs the clients a pause.
+	handOverRetry = 10 * time.Minute
 )
 
 // The reasons of a move, as they appear in status and events.
@@ -55,7 +57,11 @@ func decideHandOver(f Facts) (Decision, bool) {
 	}
 	requested := f.Export.Annotations[names.MoveToAnnotation]
 	if requested != "" {
-		switch why := refusesMove(f, requested); {
+		why := refusesMove(f, requested)
+		if why == "" && f.Peers[requested].Cordoned {
+			why = "it is cordoned, and would hand the export on"
+		}
+		switch {
 		case requested == f.Node:
 			return Decision{Action: RefuseMove, Reason: ReasonMoveDone, Message: "node " + f.Node + " serves it"}, true
 		case why != "":
@@ -65,6 +71,9 @@ func decideHandOver(f Facts) (Decision, bool) {
 	}
 	cordoned := f.Cordoned && len(targets) > 0 && !f.Peers[targets[0]].Cordoned
 	if requested == "" && !cordoned {
+		return Decision{}, false
+	}
+	if requested == "" && f.Now.Before(f.Timers.HandOverAfter) {
 		return Decision{}, false
 	}
 	if f.Observed.Grace.Active || f.Observed.Failures > 0 {
@@ -136,11 +145,34 @@ func (a *Agent) handOver(ctx context.Context, f Facts, decision Decision) error 
 	a.events.normal(f.Export, "Moving", fmt.Sprintf("node %s hands it over to node %s: %s", f.Node, decision.To, decision.Message))
 	decision.Freeze = true
 	if err := a.release(ctx, f, decision); err != nil {
-		return err
+		if err = a.keepOrTakeAway(ctx, f, decision, err); err != nil {
+			return err
+		}
 	}
 	a.metrics.stops.WithLabelValues(decision.Reason).Inc()
 	klog.FromContext(ctx).Info("Handed export over", "to", decision.To, "reason", decision.Reason, "seconds", seconds(a.now().Sub(started)))
 	return nil
+}
+
+// keepOrTakeAway is for a volume that does not let go, because somebody else than
+// the server holds it open. As a rule this node serves on, and the next try has to
+// wait. A pod that ends cannot: the volume is taken away from whoever has it.
+func (a *Agent) keepOrTakeAway(ctx context.Context, f Facts, decision Decision, cause error) error {
+	if ctx.Err() != nil {
+		return cause
+	}
+	if f.Leaving {
+		klog.FromContext(ctx).Error(cause, "Volume is taken away by force from whoever holds it open")
+		return a.fence(ctx, f, decision.Freeze)
+	}
+	m := a.remember(f.Name)
+	m.lock.Lock()
+	m.timers.HandOverAfter = a.now().Add(handOverRetry)
+	m.lock.Unlock()
+	a.work.AddAfter(f.Name, handOverRetry)
+	a.events.warning(f.Export, "MoveFailed", fmt.Sprintf("node %s cannot let go of it for node %s and serves on; a cordoned node tries again in %s: %v",
+		f.Node, decision.To, handOverRetry, cause))
+	return cause
 }
 
 // prepare does for an export that is handed over to this node what can be done

@@ -27,7 +27,7 @@ type drbdFake struct{ m *machine }
 func (m *machine) sees(other *machine) bool { return m.online && other.online }
 
 func (m *machine) open() bool {
-	return len(m.mounts) > 0 || m.openAfterLazy
+	return len(m.mounts) > 0 || m.openAfterLazy || m.heldOpen
 }
 
 func (d drbdFake) Status(ctx context.Context, name string) (drbd.Resource, error) {

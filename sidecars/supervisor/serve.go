@@ -153,7 +153,7 @@ func (a *Agent) tendClients(ctx context.Context, name string, server Server, see
 	root := a.settings.recoveryPath(name)
 	records, err := a.recovery.Records(root)
 	if err == nil {
-		err = a.rememberClients(root, records)
+		err = a.rememberClients(name, root, records)
 	}
 	if err != nil {
 		klog.FromContext(ctx).V(2).Info("Clients are not remembered now", "export", name, "err", err)

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,8 @@ type world struct {
 	slices   map[string]*discoveryv1.EndpointSlice
 	attached map[string]bool
 	gone     map[string]bool // Node objects that are deleted
+	notReady map[string]bool
+	boots    map[string]string // boot ids, where they are not the first ones
 	taints   map[string][]corev1.Taint
 	diedAt   time.Time
 	writes   int // status writes
@@ -75,7 +78,7 @@ type disk struct {
 func newWorld(t *testing.T, nodes ...string) *world {
 	w := &world{
 		t: t, exports: map[string]*v1alpha1.NFSExport{}, slices: map[string]*discoveryv1.EndpointSlice{},
-		attached: map[string]bool{}, gone: map[string]bool{}, taints: map[string][]corev1.Taint{},
+		attached: map[string]bool{}, gone: map[string]bool{}, notReady: map[string]bool{}, boots: map[string]string{}, taints: map[string][]corev1.Taint{},
 		disks: map[int]*disk{
 			1000: {fsType: "ext4", fsBytes: gib, bytes: gib, marks: map[string]bool{}},
 			1001: {bytes: 64 << 20, marks: map[string]bool{}},
@@ -175,6 +178,7 @@ type machine struct {
 	disk           string
 	primary        bool
 	userSuspended  bool
+	heldOpen       bool // by somebody of whom the supervisor does not know
 	suspended      bool // by loss of quorum
 	forced         bool // force-io-failures
 	openAfterLazy  bool
@@ -481,6 +485,9 @@ func (m *machine) node(name string) (*corev1.Node, error) {
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{Taints: m.world.taints[name]},
 		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
-	node.Status.NodeInfo.BootID = "boot-of-" + name
+	if m.world.notReady[name] {
+		node.Status.Conditions[0].Status = corev1.ConditionFalse
+	}
+	node.Status.NodeInfo.BootID = cmp.Or(m.world.boots[name], "boot-of-"+name)
 	return node, nil
 }
