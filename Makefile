@@ -60,7 +60,7 @@ e2e: ## Test end to end on a new laboratory; RUN=pattern chooses tests, KEEP=1 l
 
 .PHONY: e2e-run
 e2e-run: ## The same on the laboratory that is up
-	go -C ci/lab test ./e2e/... -count=1 -timeout 60m -v $(if $(RUN),-run '$(RUN)')
+	go -C ci/lab test ./e2e/... -count=1 -timeout 60m -parallel 4 -v $(if $(RUN),-run '$(RUN)')
 
 .PHONY: bench-failover
 bench-failover: prepare bin/lab ## Measure fail-over, write out/bench/failover.json; SCENARIO=a,b RUNS=10 BASELINE=0 WITHOUT=heartbeat KEEP=1

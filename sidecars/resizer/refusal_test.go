@@ -54,10 +54,17 @@ func TestRefusalIsOneSentenceThatSaysWhich(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			exports := fake.New(newExport())
 			report(t, exports, metav1.ConditionTrue, "")
-			driver := inner{refuses: func(resource.Quantity) error { return test.answer }}
+			calls := 0
+			driver := inner{refuses: func(resource.Quantity) error {
+				calls++
+				return test.answer
+			}}
 			size, _, err := wrap(driver, exports, test.linstor).Resize(newVolume(), large)
 			if err == nil || err.Error() != test.want || size.Cmp(small) != 0 {
 				t.Errorf("got %v\nwant %s", err, test.want)
+			}
+			if calls != 1 {
+				t.Errorf("the driver was asked %d times", calls)
 			}
 			if util.IsFinalError(err) != util.IsFinalError(test.answer) || status.Code(err) != status.Code(test.answer) {
 				t.Errorf("the status changed: %v", status.Code(err))

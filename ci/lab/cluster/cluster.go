@@ -330,5 +330,8 @@ func (c *Cluster) ShutDown(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("shut down %s: %w", name, err)
 	}
-	return c.Kill(name)
+	if err := c.Kill(name); err != nil {
+		return err
+	}
+	return c.routeServices()
 }

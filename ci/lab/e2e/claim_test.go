@@ -16,10 +16,12 @@ import (
 // A ReadWriteMany claim becomes a volume that pods on any node mount, whatever
 // the filesystem, and whether it is bound at once or with its first pod.
 func TestClaimBecomesAServedAndMountedVolume(t *testing.T) {
+	t.Parallel()
 	for _, fsType := range []string{"ext4", "xfs"} {
 		for _, wait := range []bool{false, true} {
 			name := fmt.Sprintf("%s-%s", fsType, map[bool]string{false: "immediate", true: "first-consumer"}[wait])
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				ctx, c := setup(t, 3*time.Minute)
 				size := "64Mi"
 				if fsType == "xfs" {

@@ -32,6 +32,7 @@ func used(t *testing.T, class scenario.Class) (ctx context.Context, c *scenario.
 // A claim that is deleted while a pod uses it stays until the pod is gone; then
 // export, service, both volumes and the resource definition go.
 func TestDeletedClaimGoesAfterItsLastPodWithEverythingThatBelongsToIt(t *testing.T) {
+	t.Parallel()
 	ctx, c, volume := used(t, scenario.Class{})
 	must(t, c.DeleteClaim(ctx, "shared"))
 	must1(c.Exec(ctx, "user", scenario.Workload, "write", scenario.DataPath+"/file", "--for", "5s"))(t)
@@ -49,6 +50,7 @@ func TestDeletedClaimGoesAfterItsLastPodWithEverythingThatBelongsToIt(t *testing
 // A volume whose claim is gone but that is still attached somewhere is refused
 // deletion, with the reason on the volume.
 func TestAttachedVolumeIsNotDeleted(t *testing.T) {
+	t.Parallel()
 	ctx, c, volume := used(t, scenario.Class{})
 	// The pod keeps the claim; take the protection away, as people do. Only from
 	// a claim that is being deleted: otherwise its controller puts it back.
@@ -120,6 +122,7 @@ func TestDeletionWaitsForADeadNode(t *testing.T) {
 
 // Retain keeps everything: volume, export, service and data.
 func TestRetainKeepsVolumeAndExport(t *testing.T) {
+	t.Parallel()
 	ctx, c, volume := used(t, scenario.Class{Retain: true})
 	must1(c.Exec(ctx, "user", scenario.Workload, "write", scenario.DataPath+"/file", "--for", "1s"))(t)
 	must(t, c.DeletePods(ctx, "user"))

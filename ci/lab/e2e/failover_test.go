@@ -53,11 +53,11 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 		{scenario: "api-server-down", pause: 10 * time.Second, least: 1, most: 1},
 		{scenario: "snapshot-suspend", pause: 25 * time.Second},
 		{scenario: "disk-failure", pause: 10 * time.Second, most: 1},
+		{scenario: "control-plane-upgrade", pause: 5 * time.Second},
 		{scenario: "move-to-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "move-off-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "drain", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "upgrade", pause: 20 * time.Second, least: 1, most: 1},
-		{scenario: "control-plane-upgrade", pause: 5 * time.Second},
 		{scenario: "node-shutdown", pause: 20 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "node-power-off", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "node-power-off-with-client-on-it", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
@@ -85,6 +85,9 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 			}
 			if limit := test.pause.Seconds(); result.WriterStall > limit || result.OpenerStall > limit {
 				complain("writers paused for %.1f s and openers for %.1f s, want at most %.0f s", result.WriterStall, result.OpenerStall, limit)
+			}
+			if limit := test.pause.Seconds(); result.MendStall > limit {
+				complain("writers paused for %.1f s while the fault was mended, want at most %.0f s", result.MendStall, limit)
 			}
 			if result.Starts < test.least || result.Starts > test.most {
 				complain("%d servers were started, want %d to %d", result.Starts, test.least, test.most)
@@ -176,6 +179,11 @@ func failoverIsShown(ctx context.Context, t *testing.T, c *scenario.Cluster, vol
 	if last == nil || last.To != result.To || last.Reason == "" || last.Seconds == "" {
 		t.Errorf("it moved from %s to %s, the status says %+v", result.From, result.To, last)
 		return
+	}
+	for _, part := range []string{"detect", "promote", "mount", "start", "probe", "endpoint"} {
+		if last.Parts[part] == "" {
+			t.Errorf("the status does not say how long %s took: %v", part, last.Parts)
+		}
 	}
 	var table strings.Builder
 	must(t, laboratory.Kubectl(ctx, &table, "get", "nfsx", volume))

@@ -16,6 +16,7 @@ import (
 // The API server itself refuses what would give every client of an export "Stale
 // file handle": a change of its identity. What is not known yet can be filled in.
 func TestIdentityOfAnExportCannotChange(t *testing.T) {
+	t.Parallel()
 	ctx, c := setup(t, time.Minute)
 	export := &v1alpha1.NFSExport{ObjectMeta: metav1.ObjectMeta{Name: c.Namespace + "-identity"}}
 	export.Spec = v1alpha1.NFSExportSpec{

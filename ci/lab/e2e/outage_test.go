@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ func TestClientsWaitWhileEveryReplicaIsGone(t *testing.T) {
 	must(t, c.WaitRunning(ctx, "user"))
 	server := must1(c.WaitServing(ctx, volume.Name))(t).Status.Node
 	file := scenario.DataPath + "/file"
-	must1(c.Exec(ctx, "user", scenario.Workload, "write", file, "--for", "2s"))(t)
+	acknowledged := number(t, must1(c.Exec(ctx, "user", scenario.Workload, "write", file, "--for", "2s"))(t), "written", "last")
 
 	began := time.Now()
 	replicas := replicaNodes(ctx, t, volume.Name, server)
@@ -33,9 +35,11 @@ func TestClientsWaitWhileEveryReplicaIsGone(t *testing.T) {
 	for _, node := range replicas {
 		must(t, node.PowerOff(ctx))
 	}
+	var continued string
 	written := make(chan error, 1)
 	go func() {
-		_, err := c.Exec(ctx, "user", scenario.Workload, "write", file, "--for", "1s")
+		var err error
+		continued, err = c.Exec(ctx, "user", scenario.Workload, "write", file, "--for", "1s")
 		written <- err
 	}()
 	export := must1(c.WaitExport(ctx, volume.Name, "known to be served by nobody", func(export *v1alpha1.NFSExport) bool {
@@ -53,6 +57,23 @@ func TestClientsWaitWhileEveryReplicaIsGone(t *testing.T) {
 	must(t, <-written)
 	must1(c.WaitServing(ctx, volume.Name))(t)
 	must1(c.Exec(ctx, "user", scenario.Workload, "check", file))(t)
+	if first := number(t, continued, "writing", "first"); first != acknowledged+1 {
+		t.Errorf("line %d was acknowledged, and the next writer went on with line %d", acknowledged, first)
+	}
+}
+
+// number is what a workload said by an event.
+func number(t *testing.T, output, event, field string) int {
+	t.Helper()
+	for line := range strings.Lines(output) {
+		var said map[string]any
+		must(t, json.Unmarshal([]byte(line), &said))
+		if value, ok := said[field].(float64); ok && said["event"] == event {
+			return int(value)
+		}
+	}
+	t.Fatalf("no %s in an event %s: %s", field, event, output)
+	return 0
 }
 
 // replicaNodes are the nodes that have the volume on a disk, the server first.

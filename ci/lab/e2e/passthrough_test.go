@@ -17,6 +17,7 @@ import (
 // provisioner makes them: one volume in LINSTOR, no export, a filesystem or a
 // block device of the node's own.
 func TestOtherClaimsBehaveAsWithThePlainProvisioner(t *testing.T) {
+	t.Parallel()
 	once := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
 	for name, claim := range map[string]scenario.Claim{
 		"ReadWriteOnce":       {Modes: once},
@@ -24,6 +25,7 @@ func TestOtherClaimsBehaveAsWithThePlainProvisioner(t *testing.T) {
 		"ReadWriteMany block": {Block: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ctx, c := setup(t, 3*time.Minute)
 			claim.Name, claim.Class = "plain", createClass(ctx, t, c, scenario.Class{WaitForFirstConsumer: true})
 			must(t, c.CreateClaim(ctx, claim))

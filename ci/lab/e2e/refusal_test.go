@@ -33,7 +33,7 @@ func TestImpossibleClaimGetsOneClearEventAndLeavesNothing(t *testing.T) {
 		},
 		"lease without sense": {
 			class: parameters("rwx.linbit.com/lease", "1s"),
-			says:  []string{"rwx.linbit.com/lease", "1s", "9s"},
+			says:  []string{"rwx.linbit.com/lease", "1s", "10s"},
 		},
 		"grace shorter than the lease": {
 			class: parameters("rwx.linbit.com/lease", "30s", "rwx.linbit.com/grace", "20s"),
@@ -75,6 +75,7 @@ func TestImpossibleClaimGetsOneClearEventAndLeavesNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ctx, c := setup(t, 2*time.Minute)
 			test.claim.Name, test.claim.Class = "impossible", createClass(ctx, t, c, test.class)
 			time.Sleep(time.Second) // the provisioner's cache shall know the class

@@ -129,6 +129,7 @@ func nodeExpansions(ctx context.Context, t *testing.T, c *scenario.Cluster, node
 // A claim that nobody uses grows by itself: a node promotes the volume, grows the
 // filesystem and lets it go. Nobody has to attach it, before or after.
 func TestIdleClaimGrowsWithoutAnyClient(t *testing.T) {
+	t.Parallel()
 	ctx, c := setup(t, 3*time.Minute)
 	class := createClass(ctx, t, c, scenario.Class{})
 	must(t, c.CreateClaim(ctx, scenario.Claim{Name: "shared", Class: class}))
@@ -401,6 +402,7 @@ func warnings(ctx context.Context, t *testing.T, c *scenario.Cluster, claim stri
 
 // A claim cannot ask for less than it has.
 func TestClaimNeverShrinks(t *testing.T) {
+	t.Parallel()
 	ctx, c := setup(t, 2*time.Minute)
 	class := createClass(ctx, t, c, scenario.Class{})
 	must(t, c.CreateClaim(ctx, scenario.Claim{Name: "shared", Class: class}))
@@ -449,6 +451,7 @@ func TestGrowthDuringASnapshotWaitsAndEndsWell(t *testing.T) {
 
 // A copy may be larger than its source: its filesystem is, too.
 func TestCloneIntoALargerClaimIsLarger(t *testing.T) {
+	t.Parallel()
 	ctx, c := setup(t, 3*time.Minute)
 	class := createClass(ctx, t, c, scenario.Class{})
 	must(t, c.CreateClaim(ctx, scenario.Claim{Name: "source", Class: class}))
@@ -470,6 +473,7 @@ func TestCloneIntoALargerClaimIsLarger(t *testing.T) {
 // Claims that are not exported grow as with the plain csi-resizer: the device at
 // once, the filesystem by the node that mounts it.
 func TestOtherClaimsGrowAsWithThePlainResizer(t *testing.T) {
+	t.Parallel()
 	ctx, c := setup(t, 2*time.Minute)
 	class := createClass(ctx, t, c, scenario.Class{})
 	must(t, c.CreateClaim(ctx, scenario.Claim{Name: "plain", Class: class, Modes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}}))

@@ -12,6 +12,7 @@ import (
 // Pods on two nodes read what the other wrote, and exclude each other by both
 // kinds of locks.
 func TestPodsOnTwoNodesShareDataAndExcludeEachOther(t *testing.T) {
+	t.Parallel()
 	ctx, c := setup(t, 4*time.Minute)
 	class := createClass(ctx, t, c, scenario.Class{})
 	must(t, c.CreateClaim(ctx, scenario.Claim{Name: "shared", Class: class}))

@@ -51,6 +51,10 @@ func (i *incident) judgeClients(ctx context.Context) error {
 		i.result.WriterStall = max(i.result.WriterStall, saw.stall(writer, i.struck, i.recovered).Seconds())
 		i.result.OpenerStall = max(i.result.OpenerStall, saw.stall(opener, i.struck, i.recovered).Seconds())
 		i.result.MendStall = max(i.result.MendStall, saw.stall(writer, i.recovered, time.Now()).Seconds())
+		if existed := saw.count(opener, "existed"); existed > i.result.Starts {
+			i.result.Problems = append(i.result.Problems, fmt.Sprintf("client on %s: %d of its new files existed, and %d servers were replaced",
+				client.node.Name, existed, i.result.Starts))
+		}
 		i.result.LocksLost += len(saw.lostLocks())
 		stale, others := saw.errors()
 		i.result.StaleHandles += stale

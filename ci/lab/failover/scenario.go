@@ -106,6 +106,12 @@ var Scenarios = []Scenario{
 		},
 	},
 	{
+		Name:        "control-plane-upgrade",
+		Description: "the API server, the CSI controller and the CSI node plugins with nfs-reconnector are replaced: nothing moves",
+		strike:      replaceControlPlane,
+		answer:      "all of it to be replaced", answered: controlPlaneReplaced,
+	},
+	{
 		Name:        "move-to-client-node",
 		Description: "an administrator moves the export to a node with a client, whose address the server then sees differently",
 		HandsOver:   true,
@@ -142,12 +148,6 @@ var Scenarios = []Scenario{
 			return i.lab.Kubectl(ctx, &out, "-n", lab.Release, "rollout", "restart", "daemonset/"+ganeshaDaemonSet)
 		},
 		answer: "all pods to be replaced", answered: rolledOut,
-	},
-	{
-		Name:        "control-plane-upgrade",
-		Description: "the API server, the CSI controller and the CSI node plugins with nfs-reconnector are replaced: nothing moves",
-		strike:      replaceControlPlane,
-		answer:      "all of it to be replaced", answered: controlPlaneReplaced,
 	},
 	{
 		Name:        "node-shutdown",
@@ -228,8 +228,12 @@ func powerOff(ctx context.Context, i *incident) error {
 	return i.server.PowerOff(ctx)
 }
 
-// powerOffWithoutAPIServer starts the API server again when another node serves,
-// which it does not need for that. Clients need it: it tells them where.
+// takeOverTime is by when a node takes over that nobody had to tell anything.
+const takeOverTime = 20 * time.Second
+
+// powerOffWithoutAPIServer starts the API server again when another node has
+// started the server, which takes no API server. Clients need it: it tells them
+// where.
 func powerOffWithoutAPIServer(ctx context.Context, i *incident) error {
 	if err := i.lab.Cluster().StopAPIServer(); err != nil {
 		return err
@@ -237,7 +241,9 @@ func powerOffWithoutAPIServer(ctx context.Context, i *incident) error {
 	if err := powerOff(ctx, i); err != nil {
 		return err
 	}
-	err := scenario.WaitFor(ctx, "a server on another node", func(ctx context.Context) (bool, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, takeOverTime, fmt.Errorf("it took longer than %s", takeOverTime))
+	defer cancel()
+	err := scenario.WaitFor(waiting, "a server on another node", func(ctx context.Context) (bool, error) {
 		for _, name := range i.storage {
 			if name == i.server.Name {
 				continue
@@ -252,7 +258,7 @@ func powerOffWithoutAPIServer(ctx context.Context, i *incident) error {
 	if err != nil {
 		return err
 	}
-	i.say("%s: another node serves after %.1f s", i.scenario.Name, time.Since(i.struck).Seconds())
+	i.say("%s: another node has started the server after %.1f s", i.scenario.Name, time.Since(i.struck).Seconds())
 	return i.lab.Cluster().StartAPIServer(ctx)
 }
 

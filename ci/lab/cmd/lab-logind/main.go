@@ -3,7 +3,7 @@
 // while, as kubelet does to end its pods (shutdownGracePeriod), PowerOff tells
 // them, waits for them, and then powers the node off.
 //
-//	lab-logind READY    READY is a unix socket that exists when logind can be asked
+//	lab-logind READY    READY is a unix socket that answers when logind can be asked
 package main
 
 import (
@@ -56,8 +56,16 @@ func run(arguments []string) error {
 	if _, err := prop.Export(bus, object, properties); err != nil {
 		return fmt.Errorf("export the manager's properties: %w", err)
 	}
-	if _, err := bus.RequestName(service, dbus.NameFlagDoNotQueue); err != nil {
+	reply, err := bus.RequestName(service, dbus.NameFlagDoNotQueue)
+	if err != nil {
 		return fmt.Errorf("take the name %s: %w", service, err)
+	}
+	if reply != dbus.RequestNameReplyPrimaryOwner {
+		return fmt.Errorf("take the name %s: another program has it", service)
+	}
+	// One that was killed has left it.
+	if err := os.Remove(arguments[0]); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the socket of an earlier run: %w", err)
 	}
 	ready, err := net.Listen("unix", arguments[0])
 	if err != nil {

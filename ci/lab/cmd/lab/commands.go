@@ -170,7 +170,7 @@ func execCommand() *cobra.Command {
 func logsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "logs NODE [PROGRAM]",
-		Short: "Show a node's console, or the log of a program on it: containerd, kubelet, kube-proxy, storage",
+		Short: "Show a node's console, or the log of a program on it: dbus, logind, containerd, kubelet, kube-proxy, storage",
 		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(command *cobra.Command, args []string) error {
 			l, err := lab.Attach()

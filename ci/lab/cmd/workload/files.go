@@ -12,7 +12,7 @@ import (
 )
 
 // deaths is how many servers may die while files are created: each may leave one
-// that it did not answer for.
+// that it did not answer for. Whoever knows how many died has to compare.
 const deaths = 2
 
 // openLoop creates a new file and removes it, again and again: what a server in

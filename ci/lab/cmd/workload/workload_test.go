@@ -206,9 +206,9 @@ func TestWalkAndOpenLoopFindAWorkingFolder(t *testing.T) {
 	}
 }
 
-// A server that dies leaves one file per program that it did not answer for; more of
-// them have another reason.
-func TestOpenLoopExpectsAFileOnlyOfEachServerThatDied(t *testing.T) {
+// Servers that die leave a file each that they did not answer for; more files that
+// exist have another reason.
+func TestOpenLoopReportsTwoFilesThatExistAndEndsWithTheThird(t *testing.T) {
 	host, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
