@@ -109,6 +109,7 @@ type Agent struct {
 	active   atomic.Bool
 	leaving  atomic.Bool
 	ready    atomic.Bool
+	isolated atomic.Bool
 
 	// starts has a place for each start that may run at the same time.
 	starts chan struct{}
@@ -208,6 +209,7 @@ func (a *Agent) Run(ctx context.Context) {
 		workers.Go(func() { a.worker(ctx, a.observations, a.observeOnce) })
 	}
 	workers.Go(func() { wait.UntilWithContext(ctx, a.checkAccess, accessInterval) })
+	workers.Go(func() { wait.UntilWithContext(ctx, a.watchIsolation, isolationInterval) })
 	a.becomeActive(ctx)
 	<-ctx.Done()
 	a.work.ShutDown()

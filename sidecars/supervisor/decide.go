@@ -74,6 +74,7 @@ const (
 	ReasonMoveDone        = "MoveDone"
 	ReasonMoveRefused     = "MoveRefused"
 	ReasonPeerSilent      = "PeerSilent"
+	ReasonIsolated        = "Isolated"
 )
 
 const (
@@ -272,6 +273,9 @@ func decideHeld(s Settings, f Facts) Decision {
 	// A snapshot suspends I/O, and a server that waits for it does not answer.
 	if f.Observed.Failures >= s.ProbeFailures && !f.Resource.Suspended.User {
 		return restart(f, ReasonHung, "ganesha does not answer: "+f.Observed.Error)
+	}
+	if decision, ok := decideIsolated(f); ok {
+		return decision
 	}
 	if decision, ok := decideHandOver(f); ok {
 		return decision

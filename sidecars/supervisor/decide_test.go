@@ -44,7 +44,8 @@ func facts(changes ...fact) Facts {
 	return f
 }
 
-func beside(f *Facts) { f.Beside = true }
+func beside(f *Facts)   { f.Beside = true }
+func isolated(f *Facts) { f.Isolated = true }
 
 func mounted(f *Facts) {
 	f.Resource.Role = drbd.RolePrimary
@@ -162,6 +163,9 @@ func TestDecide(t *testing.T) {
 		{"a fencing handler runs", facts(known, func(f *Facts) { f.Resource.Suspended.Fencing = true }), Keep, ReasonServing, false, 0},
 		{"the local disk failed, peers have the data", facts(known, diskIs(0, drbd.DiskDiskless)), Keep, ReasonServing, false, 0},
 		{"cordon alone never takes a server away", facts(known, func(f *Facts) { f.Cordoned = true }), Keep, ReasonServing, false, 0},
+		{"isolated, and a peer has the data", facts(known, isolated), Stop, ReasonIsolated, false, 0},
+		{"isolated, and DRBD is as well", facts(known, isolated, disconnected), Keep, ReasonServing, false, 0},
+		{"isolated again", facts(known, isolated, func(f *Facts) { f.Timers.Isolated = noon.Add(-time.Minute) }), Keep, ReasonServing, false, 0},
 		{"detached a moment ago", facts(known, detached(10*time.Second)), Keep, ReasonServing, false, 20 * time.Second},
 		{"detached for long", facts(known, detached(30*time.Second)), Stop, ReasonIdle, false, 0},
 		{"detached, policy Always", facts(known, detached(time.Hour), func(f *Facts) { f.Export.Spec.Policy = v1alpha1.Always }), Keep, ReasonServing, false, 0},

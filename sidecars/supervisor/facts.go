@@ -38,6 +38,8 @@ type Facts struct {
 	Awaited bool
 	// Passive: another supervisor of this node acts.
 	Passive bool
+	// Isolated: neither another supervisor nor the API server can be reached.
+	Isolated bool
 	// Prepared: clients of the export are let in here already.
 	Prepared bool
 	// Exports is how many exports this node serves.
@@ -145,6 +147,8 @@ type Timers struct {
 	// reason. They are forgotten when somebody serves or nobody has to any more.
 	Described   time.Time
 	DescribedAs string
+	// Isolated: when this node last let the export go because it was isolated.
+	Isolated time.Time
 	// HandOverAfter: after a hand-over that failed, when the next one may be tried.
 	HandOverAfter time.Time
 	// NotBefore: after a failed start, when the next one may be tried.
@@ -260,6 +264,7 @@ func (a *Agent) gather(ctx context.Context, name string) (Facts, error) {
 	f.Leaving = a.leaving.Load()
 	f.Awaited = f.Leaving && a.nodeLock != nil && a.nodeLock.Awaited()
 	f.Passive = !a.active.Load()
+	f.Isolated = a.isolated.Load()
 	f.Exports = a.served()
 	f.Prepared = a.access.open(name)
 	slice := a.cache.EndpointSlice(name)

@@ -166,6 +166,39 @@ func TestVolumeThatSomebodyHoldsOpenIsServedOnAndHandedOverLater(t *testing.T) {
 	mustServe(t, w, "n2")
 }
 
+// DRBD has a network of its own: to it the server is well, and to its clients gone.
+func TestServerThatOnlyDRBDReachesLetsAnotherServe(t *testing.T) {
+	w, n1 := served(t, "n2")
+	n2 := w.machine("n2")
+	n2.silent, n1.apiDown = true, true
+	w.diedAt = w.now().Add(time.Second - isolatedAfter)
+	n1.agent.watchIsolation(t.Context())
+	n1.settle()
+	mustServe(t, w, "n1")
+	w.advance(time.Second)
+	n1.agent.watchIsolation(t.Context())
+	n1.settle() // ends with an error: the status cannot be written
+	if n1.did("force secondary") != 0 || n1.did("secondary") != 1 {
+		t.Errorf("n1 did %v", n1.journal)
+	}
+	n2.settle()
+	w.advance(2 * turnStagger)
+	n2.settle()
+	mustServe(t, w, "n2")
+}
+
+func TestServerThatReachesTheAPIServerIsNotIsolated(t *testing.T) {
+	w, n1 := served(t, "n2")
+	w.machine("n2").silent = true
+	w.diedAt = w.now().Add(-time.Hour)
+	n1.agent.watchIsolation(t.Context())
+	n1.settle()
+	mustServe(t, w, "n1")
+	if len(n1.signals) != 0 {
+		t.Errorf("the server was touched: %v", n1.journal)
+	}
+}
+
 func TestPodThatEndsTakesTheVolumeFromWhoeverHoldsItOpen(t *testing.T) {
 	w, n1 := served(t, "n2")
 	n1.heldOpen = true

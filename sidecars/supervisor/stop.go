@@ -36,8 +36,11 @@ func (a *Agent) stopServer(ctx context.Context, f Facts, decision Decision) erro
 	default:
 		a.events.warning(f.Export, "Stopped", "node "+f.Node+" does not serve it any more: "+decision.Message)
 	}
-	if decision.Reason == ReasonKeepsFailing || decision.Reason == ReasonLauncherDown {
+	switch decision.Reason {
+	case ReasonKeepsFailing, ReasonLauncherDown:
 		a.backOff(a.remember(f.Name), failedStartMaxDelay/4)
+	case ReasonIsolated:
+		a.noteIsolation(f.Name)
 	}
 	if decision.Keep {
 		return nil // the status is the next supervisor's

@@ -64,6 +64,7 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 		{scenario: "node-power-off-with-client-on-it-unproven", pause: 40 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "node-power-off-without-api-server", pause: 60 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "network-cut", pause: 20 * time.Second, least: 1, most: 1, event: "Serving"},
+		{scenario: "kubernetes-network-cut", pause: 40 * time.Second, least: 1, most: 1, event: "Serving"},
 		{scenario: "double-failure", pause: 30 * time.Second, least: 2, most: 2, event: "Restarted"},
 	} {
 		t.Run(test.scenario, func(t *testing.T) {

@@ -69,6 +69,7 @@ func TestScenariosAreTheAgreedOnesAndFoundByName(t *testing.T) {
 		"node-power-off-with-client-on-it-unproven", "network-cut", "double-failure", "move-to-client-node", "move-off-client-node",
 		"drain", "upgrade", "snapshot-suspend", "disk-failure", "api-server-down",
 		"control-plane-upgrade", "node-shutdown", "node-power-off-without-api-server",
+		"kubernetes-network-cut",
 	}
 	found, err := Find(agreed...)
 	if err != nil {

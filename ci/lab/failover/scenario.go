@@ -194,6 +194,12 @@ var Scenarios = []Scenario{
 		answer:      "the export on another node", answered: moved,
 	},
 	{
+		Name:        "kubernetes-network-cut",
+		Description: "the serving node is cut off from clients, peers and the API server, and DRBD, which has a network of its own, is not",
+		strike:      func(ctx context.Context, i *incident) error { return i.server.CutNetwork(ctx, lab.KubernetesNetwork) },
+		answer:      "the export on another node", answered: moved,
+	},
+	{
 		Name:        "double-failure",
 		Description: "the serving node loses its power, and the next server is killed during its grace",
 		strike:      killTwice,
