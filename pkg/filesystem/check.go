@@ -24,20 +24,32 @@ const (
 )
 
 // Check repairs what can be repaired without losing data, before a mount. The
-// device must not be mounted. It fails with ErrNeedsRepair if that is not
-// enough.
+// device must not be mounted here. It fails with ErrNeedsRepair if that is not
+// enough. A filesystem that is mounted somewhere else on this machine, such as in a
+// container that copied the mount, is in use and not checked: e2fsck would refuse
+// it, and another mount shares what the kernel has of it.
 //
 // XFS replays its log at the mount and has nothing to be checked before
 // (fsck.xfs(8)); xfs_repair can lose data and is left to the administrator.
 func (m *Manager) Check(ctx context.Context, device, fsType string) error {
 	err := checkType(fsType)
-	if err == nil && fsType == Ext4 {
+	if err == nil && fsType == Ext4 && !inUse(device) {
 		err = m.checkExt4(ctx, device)
 	}
 	if err != nil {
 		return fmt.Errorf("check the filesystem on %s: %w", device, err)
 	}
 	return nil
+}
+
+// inUse says whether the kernel has a filesystem of the device mounted, wherever
+// (open(2), O_EXCL on block devices).
+func inUse(device string) bool {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return errors.Is(err, unix.EBUSY)
 }
 
 func (m *Manager) checkExt4(ctx context.Context, device string, options ...string) error {

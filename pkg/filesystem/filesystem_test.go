@@ -176,6 +176,16 @@ func TestCheckRepairsExt4(t *testing.T) {
 	ok(t, m.Check(ctx, device, Ext4))
 }
 
+// A container that copied the mount keeps the filesystem mounted, out of sight: that
+// must not keep it from being served again.
+func TestFilesystemThatSomebodyElseHasMountedIsNotChecked(t *testing.T) {
+	m, ctx := newManager(), t.Context()
+	device, _ := newDevice(t, "64M")
+	ok(t, m.FormatBlank(ctx, device, Ext4, "x"))
+	ok(t, m.Mount(ctx, device, newTarget(t, m), Ext4, nil))
+	ok(t, m.Check(ctx, device, Ext4))
+}
+
 func TestCheckLeavesHeavyDamageToTheAdministrator(t *testing.T) {
 	m, ctx := newManager(), t.Context()
 	device, _ := newDevice(t, "64M")

@@ -110,6 +110,9 @@ type Agent struct {
 	leaving  atomic.Bool
 	ready    atomic.Bool
 	isolated atomic.Bool
+	// reachedAPI is when watchIsolation reached the API server last, while this node
+	// served.
+	reachedAPI time.Time
 
 	// starts has a place for each start that may run at the same time.
 	starts chan struct{}

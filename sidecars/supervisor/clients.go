@@ -143,6 +143,10 @@ func (a *Agent) speakForLost(ctx context.Context, name string, server Server, re
 	if export == nil {
 		return
 	}
+	// A restart has begun: those clients have not had their time.
+	if intent, err := a.readIntent(name); err != nil || intent == nil || !intent.Started.Equal(server.Started) {
+		return
+	}
 	root := a.settings.recoveryPath(name)
 	known, err := a.recovery.KnownClients(root)
 	if err != nil {
@@ -157,9 +161,9 @@ func (a *Agent) speakForLost(ctx context.Context, name string, server Server, re
 		}
 		why := a.provenGone(ctx, key, known)
 		if why == "" {
-			why = lostReason(signs{
-				now: a.now(), lease: lease, started: server.Started, name: client.Node, booted: hasBooted(client, a.cache.Node(client.Node)),
-				peer: a.peer(client.Node), node: a.cache.Node(client.Node), cutOff: a.remember(name).isCutOff(client.Node),
+			why = a.lost(ctx, client, signs{
+				now: a.now(), lease: lease, started: server.Started, name: client.Node,
+				peer: a.peer(client.Node), cutOff: a.remember(name).isCutOff(client.Node),
 			})
 		}
 		if why == "" {
@@ -180,6 +184,28 @@ func (a *Agent) speakForLost(ctx context.Context, name string, server Server, re
 		a.spoken(name, server, key)
 		a.events.warning(export, "ClientLost", fmt.Sprintf("client %q did not come back: %s; the others do not wait for it any longer, and its locks are not kept", owner, why))
 	}
+}
+
+// lost says why a client has lost its lease for certain, or "". What a cached Node
+// seems to say is asked for once more: without the API server clients do not learn
+// where the server is, and it is not their fault that they do not come back.
+func (a *Agent) lost(ctx context.Context, client ganesha.KnownClient, s signs) string {
+	if why := lostReason(s); why != "" {
+		return why
+	}
+	s.node = a.cache.Node(client.Node)
+	s.booted = hasBooted(client, s.node)
+	if lostReason(s) == "" {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	node, err := a.nodes.Get(ctx, client.Node, metav1.GetOptions{})
+	if err != nil {
+		return ""
+	}
+	s.node, s.booted = node, hasBooted(client, node)
+	return lostReason(s)
 }
 
 // signs are the signs of life of the machine of a client that has not come back.
@@ -203,6 +229,10 @@ type signs struct {
 // default; 10.7 s at the most were measured), and the time to fence.
 const isolationTime = 14 * time.Second
 
+// bootedPatience is for a client of a machine that has booted and is ready: most of
+// them live, and come back late where the kernel cannot destroy sockets.
+const bootedPatience = 30 * time.Second
+
 // lostReason says why a client has lost its lease for certain, or "": nothing
 // came from its machine for that long, neither on DRBD's network nor on that of
 // the pods; or the machine is not ready, or has booted, and its client has not come
@@ -212,10 +242,10 @@ func lostReason(s signs) string {
 	if limit := max(s.lease, isolationTime); s.peer.Silent && s.cutOff && s.now.Sub(s.peer.Heard) >= limit {
 		return fmt.Sprintf("neither DRBD nor its supervisor has heard of node %s for %s, and the lease of %s is over", s.name, limit, s.lease)
 	}
-	if s.booted && s.now.Sub(s.started) >= s.lease {
-		return fmt.Sprintf("node %s has booted, and the lease of %s is over", s.name, s.lease)
+	if limit := max(s.lease, bootedPatience); s.booted && s.now.Sub(s.started) >= limit {
+		return fmt.Sprintf("node %s has booted, and its client has not come back for %s", s.name, limit)
 	}
-	heard := !s.peer.Heard.IsZero() && !s.peer.Silent
+	heard := !s.peer.Heard.IsZero() && s.now.Sub(s.peer.Heard) < max(s.lease, isolationTime)
 	if s.node != nil && !isReady(s.node) && !heard && s.now.Sub(s.started) >= s.lease {
 		return fmt.Sprintf("node %s is not ready, and the lease of %s is over", s.name, s.lease)
 	}

@@ -140,7 +140,7 @@ func decide(s Settings, f Facts) Decision {
 	if f.Beside {
 		if reason, message := mustFence(f); f.mounted() && reason != "" {
 			// It may hang in I/O that only a forced demotion ends.
-			return Decision{Action: Stop, Fence: true, Reason: reason, Message: message}
+			return Decision{Action: Stop, Fence: true, Freeze: f.wanted(), Reason: reason, Message: message}
 		}
 		// Two servers must never write to the same files. That pod is about to end.
 		return nothing(besidePause)
@@ -289,7 +289,7 @@ func decideHeld(s Settings, f Facts) Decision {
 	if f.awaitsGrowth() {
 		return Decision{Action: Keep, Reason: ReasonServing, After: growthInterval}
 	}
-	return Decision{Action: Keep, Reason: ReasonServing}
+	return Decision{Action: Keep, Reason: ReasonServing, After: max(0, f.Timers.HandOverAfter.Sub(f.Now))}
 }
 
 // restart is in place, as long as that helps; then others get their chance.

@@ -10,6 +10,7 @@ import (
 	"github.com/linbit/linstor-rwx/pkg/drbd"
 	"github.com/linbit/linstor-rwx/pkg/filesystem"
 	"github.com/linbit/linstor-rwx/pkg/ganesha"
+	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
 )
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -44,8 +45,11 @@ func facts(changes ...fact) Facts {
 	return f
 }
 
-func beside(f *Facts)   { f.Beside = true }
-func isolated(f *Facts) { f.Isolated = true }
+func beside(f *Facts) { f.Beside = true }
+func isolated(f *Facts) {
+	f.Isolated = true
+	f.Peers = map[string]heartbeat.Peer{"n2": {State: heartbeat.State{Ready: true}, Heard: noon.Add(-isolatedAfter), Silent: true}}
+}
 
 func mounted(f *Facts) {
 	f.Resource.Role = drbd.RolePrimary
@@ -165,6 +169,9 @@ func TestDecide(t *testing.T) {
 		{"cordon alone never takes a server away", facts(known, func(f *Facts) { f.Cordoned = true }), Keep, ReasonServing, false, 0},
 		{"isolated, and a peer has the data", facts(known, isolated), Stop, ReasonIsolated, false, 0},
 		{"isolated, and DRBD is as well", facts(known, isolated, disconnected), Keep, ReasonServing, false, 0},
+		{"isolated, and the peer was about to end", facts(known, isolated, func(f *Facts) {
+			f.Peers["n2"] = heartbeat.Peer{State: heartbeat.State{Ready: true, Leaving: true}, Heard: noon.Add(-isolatedAfter), Silent: true}
+		}), Keep, ReasonServing, false, 0},
 		{"isolated again", facts(known, isolated, func(f *Facts) { f.Timers.Isolated = noon.Add(-time.Minute) }), Keep, ReasonServing, false, 0},
 		{"detached a moment ago", facts(known, detached(10*time.Second)), Keep, ReasonServing, false, 20 * time.Second},
 		{"detached for long", facts(known, detached(30*time.Second)), Stop, ReasonIdle, false, 0},

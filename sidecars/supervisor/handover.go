@@ -162,17 +162,22 @@ func (a *Agent) keepOrTakeAway(ctx context.Context, f Facts, decision Decision, 
 		return cause
 	}
 	if f.Leaving {
-		klog.FromContext(ctx).Error(cause, "Volume is taken away by force from whoever holds it open")
-		return a.fence(ctx, f, decision.Freeze)
+		return a.takeAway(ctx, f, decision, cause)
 	}
 	m := a.remember(f.Name)
 	m.lock.Lock()
 	m.timers.HandOverAfter = a.now().Add(handOverRetry)
 	m.lock.Unlock()
-	a.work.AddAfter(f.Name, handOverRetry)
 	a.events.warning(f.Export, "MoveFailed", fmt.Sprintf("node %s cannot let go of it for node %s and serves on; a cordoned node tries again in %s: %v",
 		f.Node, decision.To, handOverRetry, cause))
 	return cause
+}
+
+// takeAway releases by force what somebody holds open: this pod ends, and nobody
+// would look after it any more.
+func (a *Agent) takeAway(ctx context.Context, f Facts, decision Decision, cause error) error {
+	klog.FromContext(ctx).Error(cause, "Volume is taken away by force from whoever holds it open")
+	return a.fence(ctx, f, decision.Freeze)
 }
 
 // prepare does for an export that is handed over to this node what can be done

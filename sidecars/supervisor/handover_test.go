@@ -170,8 +170,10 @@ func TestVolumeThatSomebodyHoldsOpenIsServedOnAndHandedOverLater(t *testing.T) {
 func TestServerThatOnlyDRBDReachesLetsAnotherServe(t *testing.T) {
 	w, n1 := served(t, "n2")
 	n2 := w.machine("n2")
+	n1.agent.watchIsolation(t.Context())
 	n2.silent, n1.apiDown = true, true
-	w.diedAt = w.now().Add(time.Second - isolatedAfter)
+	w.diedAt = w.now()
+	w.advance(isolatedAfter - time.Second)
 	n1.agent.watchIsolation(t.Context())
 	n1.settle()
 	mustServe(t, w, "n1")
@@ -185,6 +187,23 @@ func TestServerThatOnlyDRBDReachesLetsAnotherServe(t *testing.T) {
 	w.advance(2 * turnStagger)
 	n2.settle()
 	mustServe(t, w, "n2")
+}
+
+// The other supervisor has been away for long when the API server goes.
+func TestServerIsNotIsolatedByTheAPIServerAlone(t *testing.T) {
+	w, n1 := served(t, "n2")
+	w.machine("n2").silent = true
+	w.diedAt = w.now()
+	w.advance(time.Minute)
+	n1.agent.watchIsolation(t.Context())
+	n1.apiDown = true
+	w.advance(time.Minute)
+	n1.agent.watchIsolation(t.Context())
+	n1.settle()
+	mustServe(t, w, "n1")
+	if len(n1.signals) != 0 {
+		t.Errorf("the server was touched: %v", n1.journal)
+	}
 }
 
 func TestServerThatReachesTheAPIServerIsNotIsolated(t *testing.T) {
@@ -450,8 +469,8 @@ func TestLivingClientsDoNotWaitForOneWhoseLeaseIsOver(t *testing.T) {
 }
 
 // Its machine has booted and is ready: perhaps it came back without the last server's
-// supervisor noticing the boot. It gets the time that every client has.
-func TestClientOnAMachineThatHasBootedGetsOneLease(t *testing.T) {
+// supervisor noticing the boot. It gets its time.
+func TestClientOnAMachineThatHasBootedGetsItsTime(t *testing.T) {
 	w, n1 := served(t)
 	w.disks[1001].records = []string{recordOf("n4"), recordOf("n5")}
 	w.disks[1001].known = map[string]ganesha.KnownClient{recordOf("n4"): {Node: "n4", BootID: "an earlier one"}, recordOf("n5"): {Node: "n5", BootID: "boot-of-n5"}}
@@ -461,9 +480,15 @@ func TestClientOnAMachineThatHasBootedGetsOneLease(t *testing.T) {
 	w.disks[1001].grace = ganesha.Grace{Active: true, Expected: 2}
 	n1.observe()
 	if n1.did("speak for Linux NFSv4.2 n4") != 0 {
-		t.Fatalf("its lease is not over: %v", n1.journal)
+		t.Fatalf("its time is not over: %v", n1.journal)
 	}
-	w.advance(6 * time.Second)
+	w.advance(bootedPatience)
+	n1.apiDown = true
+	n1.observe()
+	if n1.did("speak for Linux NFSv4.2 n4") != 0 {
+		t.Fatalf("nothing is certain without the API server: %v", n1.journal)
+	}
+	n1.apiDown = false
 	n1.observe()
 	if n1.did("speak for Linux NFSv4.2 n4") != 1 || n1.did("speak for Linux NFSv4.2 n5") != 0 {
 		t.Errorf("n1 did %v", n1.journal)
@@ -498,8 +523,9 @@ func TestSignsOfLifeKeepTheLocksOfAClient(t *testing.T) {
 	}{
 		"a storage node that nobody hears for a lease":           {signs{peer: heard(14*time.Second, true), cutOff: true, started: noon.Add(-time.Second), node: ready}, true},
 		"its own server may not have noticed that it is alone":   {signs{peer: heard(13*time.Second, true), cutOff: true, started: noon.Add(-time.Hour), node: ready}, false},
-		"a ready machine that has booted had its time":           {signs{booted: true, started: noon.Add(-6 * time.Second), node: ready}, true},
-		"a ready machine that has booted, right after the start": {signs{booted: true, started: noon.Add(-5 * time.Second), node: ready}, false},
+		"a ready machine that has booted had its time":           {signs{booted: true, started: noon.Add(-30 * time.Second), node: ready}, true},
+		"a ready machine that has booted, right after the start": {signs{booted: true, started: noon.Add(-29 * time.Second), node: ready}, false},
+		"not ready, and heard a moment ago":                      {signs{peer: heard(7*time.Second, true), started: noon.Add(-7 * time.Second), node: notReady}, false},
 		"its supervisor alone is silent":                         {signs{peer: heard(time.Hour, true), started: noon.Add(-time.Hour), node: ready}, false},
 		"DRBD alone is cut off":                                  {signs{peer: heard(0, false), cutOff: true, started: noon.Add(-time.Hour), node: notReady}, false},
 		"a client that is not ready and had its time":            {signs{started: noon.Add(-7 * time.Second), node: notReady}, true},

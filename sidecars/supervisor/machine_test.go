@@ -385,7 +385,7 @@ func (p peersFake) Peer(node string) (heartbeat.Peer, bool) {
 			continue
 		}
 		if other.dead || !p.m.sees(other) || other.silent {
-			return heartbeat.Peer{State: heartbeat.State{Node: node}, Heard: w.diedAt, Silent: true}, true
+			return heartbeat.Peer{State: heartbeat.State{Node: node, Ready: true}, Heard: w.diedAt, Silent: true}, true
 		}
 		return heartbeat.Peer{State: heartbeat.State{Node: node, Ready: !other.launcherDown, Cordoned: other.cordoned, Leaving: other.agent.leaving.Load()}, Heard: w.now()}, true
 	}

@@ -22,8 +22,16 @@ const (
 
 // stopServer stops serving here and says so.
 func (a *Agent) stopServer(ctx context.Context, f Facts, decision Decision) error {
+	if decision.Reason == ReasonIsolated {
+		a.noteIsolation(f.Name)
+	}
 	if err := a.release(ctx, f, decision); err != nil {
-		return err
+		if !f.Leaving || decision.Keep || decision.Fence || ctx.Err() != nil {
+			return err
+		}
+		if err = a.takeAway(ctx, f, decision, err); err != nil {
+			return err
+		}
 	}
 	a.metrics.stops.WithLabelValues(decision.Reason).Inc()
 	if f.Export == nil {
@@ -40,7 +48,7 @@ func (a *Agent) stopServer(ctx context.Context, f Facts, decision Decision) erro
 	case ReasonKeepsFailing, ReasonLauncherDown:
 		a.backOff(a.remember(f.Name), failedStartMaxDelay/4)
 	case ReasonIsolated:
-		a.noteIsolation(f.Name)
+		a.backOff(a.remember(f.Name), isolationPause)
 	}
 	if decision.Keep {
 		return nil // the status is the next supervisor's

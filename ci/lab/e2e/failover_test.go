@@ -53,7 +53,7 @@ func TestFailoverCostsAPauseAndNothingElse(t *testing.T) {
 		{scenario: "api-server-down", pause: 10 * time.Second, least: 1, most: 1},
 		{scenario: "snapshot-suspend", pause: 25 * time.Second},
 		{scenario: "disk-failure", pause: 10 * time.Second, most: 1},
-		{scenario: "control-plane-upgrade", pause: 5 * time.Second},
+		{scenario: "control-plane-upgrade", pause: 15 * time.Second},
 		{scenario: "move-to-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "move-off-client-node", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
 		{scenario: "drain", pause: 15 * time.Second, least: 1, most: 1, event: "Moving"},
