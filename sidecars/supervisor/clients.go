@@ -55,17 +55,24 @@ func (a *Agent) provenGone(ctx context.Context, key string, known map[string]gan
 	if client.Node == "" || goneReason(client, a.cache.Node(client.Node)) == "" {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	node, err := a.nodes.Get(ctx, client.Node, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		node = nil
-	case err != nil:
+	node, err := a.latestNode(ctx, client.Node)
+	if err != nil {
 		klog.FromContext(ctx).Info("It is not certain that a client is gone, its record stays", "node", client.Node, "err", err)
 		return ""
 	}
 	return goneReason(client, node)
+}
+
+// latestNode asks the API server for a Node, for a cached one may be old; nil if there
+// is none.
+func (a *Agent) latestNode(ctx context.Context, name string) (*corev1.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	node, err := a.nodes.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return node, err
 }
 
 // identify says on which machine the client of a record is, as far as known.
@@ -84,7 +91,7 @@ func (a *Agent) identify(key string, known map[string]ganesha.KnownClient) ganes
 // goneReason says why a client of this machine is gone for good, or "". node is
 // nil if there is no such Node. A machine that has booted and is ready may have
 // mounted the export again, unnoticed if the last server's cache was old: its
-// client has one lease to come back, see lostReason.
+// client gets time to come back, see lostReason.
 func goneReason(client ganesha.KnownClient, node *corev1.Node) string {
 	switch {
 	case node == nil:
@@ -198,9 +205,7 @@ func (a *Agent) lost(ctx context.Context, client ganesha.KnownClient, s signs) s
 	if lostReason(s) == "" {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	node, err := a.nodes.Get(ctx, client.Node, metav1.GetOptions{})
+	node, err := a.latestNode(ctx, client.Node)
 	if err != nil {
 		return ""
 	}

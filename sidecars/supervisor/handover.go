@@ -14,6 +14,7 @@ import (
 	"github.com/linbit/linstor-rwx/pkg/apis/rwx/v1alpha1"
 	"github.com/linbit/linstor-rwx/pkg/drbd"
 	"github.com/linbit/linstor-rwx/pkg/names"
+	"github.com/linbit/linstor-rwx/sidecars/supervisor/heartbeat"
 )
 
 const (
@@ -69,11 +70,8 @@ func decideHandOver(f Facts) (Decision, bool) {
 				Message: fmt.Sprintf("it is not moved to node %s: %s; annotation %s is removed, set it again when that has changed", requested, why, names.MoveToAnnotation)}, true
 		}
 	}
-	cordoned := f.Cordoned && len(targets) > 0 && !f.Peers[targets[0]].Cordoned
+	cordoned := f.Cordoned && len(targets) > 0 && !f.Peers[targets[0]].Cordoned && !f.Now.Before(f.Timers.HandOverAfter)
 	if requested == "" && !cordoned {
-		return Decision{}, false
-	}
-	if requested == "" && f.Now.Before(f.Timers.HandOverAfter) {
 		return Decision{}, false
 	}
 	if f.Observed.Grace.Active || f.Observed.Failures > 0 {
@@ -110,15 +108,30 @@ func refusesMove(f Facts, node string) string {
 	if index < 0 {
 		return "it has no replica of the volume"
 	}
-	connection := f.Resource.Connections[index]
 	peer := f.Peers[node]
+	if why := lacksData(f.Resource.Connections[index]); why != "" {
+		return why
+	}
+	if peer.Heard.IsZero() || peer.Silent {
+		return "no ganesha-supervisor answers there"
+	}
+	return lacksServer(peer)
+}
+
+// lacksData says why DRBD here does not reach a node with the data, or "".
+func lacksData(connection drbd.Connection) string {
 	switch {
 	case connection.State != drbd.ConnectionConnected:
 		return "DRBD is not connected to it (" + connection.State + ")"
 	case !peerUpToDate(connection):
 		return "it has no replica that is UpToDate"
-	case peer.Heard.IsZero() || peer.Silent:
-		return "no ganesha-supervisor answers there"
+	}
+	return ""
+}
+
+// lacksServer says why a node could not start a server when it was heard last, or "".
+func lacksServer(peer heartbeat.Peer) string {
+	switch {
 	case peer.Leaving:
 		return "its ganesha pod ends"
 	case !peer.Ready:
@@ -145,39 +158,25 @@ func (a *Agent) handOver(ctx context.Context, f Facts, decision Decision) error 
 	a.events.normal(f.Export, "Moving", fmt.Sprintf("node %s hands it over to node %s: %s", f.Node, decision.To, decision.Message))
 	decision.Freeze = true
 	if err := a.release(ctx, f, decision); err != nil {
-		if err = a.keepOrTakeAway(ctx, f, decision, err); err != nil {
-			return err
+		if ctx.Err() == nil && !f.Leaving {
+			a.postponeHandOver(f, decision, err)
 		}
+		return err
 	}
 	a.metrics.stops.WithLabelValues(decision.Reason).Inc()
 	klog.FromContext(ctx).Info("Handed export over", "to", decision.To, "reason", decision.Reason, "seconds", seconds(a.now().Sub(started)))
 	return nil
 }
 
-// keepOrTakeAway is for a volume that does not let go, because somebody else than
-// the server holds it open. As a rule this node serves on, and the next try has to
-// wait. A pod that ends cannot: the volume is taken away from whoever has it.
-func (a *Agent) keepOrTakeAway(ctx context.Context, f Facts, decision Decision, cause error) error {
-	if ctx.Err() != nil {
-		return cause
-	}
-	if f.Leaving {
-		return a.takeAway(ctx, f, decision, cause)
-	}
+// postponeHandOver is for a volume that does not let go, because somebody else than
+// the server holds it open: this node serves on, and the next try has to wait.
+func (a *Agent) postponeHandOver(f Facts, decision Decision, cause error) {
 	m := a.remember(f.Name)
 	m.lock.Lock()
 	m.timers.HandOverAfter = a.now().Add(handOverRetry)
 	m.lock.Unlock()
 	a.events.warning(f.Export, "MoveFailed", fmt.Sprintf("node %s cannot let go of it for node %s and serves on; a cordoned node tries again in %s: %v",
 		f.Node, decision.To, handOverRetry, cause))
-	return cause
-}
-
-// takeAway releases by force what somebody holds open: this pod ends, and nobody
-// would look after it any more.
-func (a *Agent) takeAway(ctx context.Context, f Facts, decision Decision, cause error) error {
-	klog.FromContext(ctx).Error(cause, "Volume is taken away by force from whoever holds it open")
-	return a.fence(ctx, f, decision.Freeze)
 }
 
 // prepare does for an export that is handed over to this node what can be done

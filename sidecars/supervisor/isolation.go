@@ -32,7 +32,7 @@ const (
 // server. DRBD may have a network of its own, and then has no reason to take the
 // Primary role away from a server that no client reaches.
 func (a *Agent) watchIsolation(ctx context.Context) {
-	isolated := a.cutOff(ctx)
+	isolated := a.isAlone(ctx)
 	if ctx.Err() != nil || a.isolated.Swap(isolated) == isolated {
 		return
 	}
@@ -40,9 +40,9 @@ func (a *Agent) watchIsolation(ctx context.Context) {
 	a.TriggerAll()
 }
 
-// cutOff says whether all supervisors and the API server went silent together, while
+// isAlone says whether all supervisors and the API server went silent together, while
 // this node serves. What was away before, or goes away alone, proves nothing.
-func (a *Agent) cutOff(ctx context.Context) bool {
+func (a *Agent) isAlone(ctx context.Context) bool {
 	if a.peers == nil || a.served() == 0 {
 		a.reachedAPI = time.Time{}
 		return false
@@ -91,8 +91,7 @@ func decideIsolated(f Facts) (Decision, bool) {
 		return Decision{}, false
 	}
 	if !slices.ContainsFunc(f.Resource.Connections, func(c drbd.Connection) bool {
-		peer := f.Peers[c.Name]
-		return c.State == drbd.ConnectionConnected && peerUpToDate(c) && !peer.Heard.IsZero() && peer.Ready && !peer.Leaving
+		return lacksData(c) == "" && lacksServer(f.Peers[c.Name]) == ""
 	}) {
 		return Decision{}, false
 	}

@@ -246,5 +246,5 @@ func (a *Agent) growIdle(ctx context.Context, f Facts) error {
 	// Written before the release: no other node shall find the export released and
 	// still to be grown.
 	statusErr := a.writeStatus(ctx, held, releasedStatus(held, decision))
-	return errors.Join(a.release(ctx, held, decision), statusErr)
+	return errors.Join(a.letGo(ctx, held, decision), statusErr)
 }

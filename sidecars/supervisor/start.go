@@ -245,7 +245,7 @@ func (a *Agent) abandon(ctx context.Context, s *starting, cause error) (time.Dur
 		if reason, _ := mustFence(f); f.holding() && reason != "" {
 			decision.Fence = true
 		}
-		if err := a.release(ctx, f, decision); err != nil {
+		if err := a.letGo(ctx, f, decision); err != nil {
 			return 0, fmt.Errorf("release export %s after a failed start: %w", s.Name, err)
 		}
 	}

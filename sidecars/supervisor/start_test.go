@@ -15,6 +15,15 @@ import (
 	"github.com/linbit/linstor-rwx/pkg/names"
 )
 
+// mustServeUntouched fails unless the node serves, with a server that got no signal.
+func mustServeUntouched(t *testing.T, w *world, node string) {
+	t.Helper()
+	mustServe(t, w, node)
+	if m := w.machine(node); len(m.signals) != 0 {
+		t.Errorf("the server was touched: %v", m.journal)
+	}
+}
+
 // mustServe fails the test unless the export is served, completely, by node.
 func mustServe(t *testing.T, w *world, node string) {
 	t.Helper()

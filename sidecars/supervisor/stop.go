@@ -26,12 +26,7 @@ func (a *Agent) stopServer(ctx context.Context, f Facts, decision Decision) erro
 		a.noteIsolation(f.Name)
 	}
 	if err := a.release(ctx, f, decision); err != nil {
-		if !f.Leaving || decision.Keep || decision.Fence || ctx.Err() != nil {
-			return err
-		}
-		if err = a.takeAway(ctx, f, decision, err); err != nil {
-			return err
-		}
+		return err
 	}
 	a.metrics.stops.WithLabelValues(decision.Reason).Inc()
 	if f.Export == nil {
@@ -72,11 +67,23 @@ func releasedStatus(f Facts, decision Decision) v1alpha1.NFSExportStatus {
 	return status
 }
 
-// release ends everything that serves the export on this node. The order is the
+// release ends everything that serves the export on this node. If the pod ends,
+// nobody would look after a volume that somebody else holds open: it is taken away
+// from whoever has it.
+func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
+	err := a.letGo(ctx, f, decision)
+	if err == nil || !f.Leaving || decision.Keep || decision.Fence || ctx.Err() != nil {
+		return err
+	}
+	klog.FromContext(ctx).Error(err, "Volume is taken away by force from whoever holds it open")
+	return a.fence(ctx, f, decision.Freeze)
+}
+
+// letGo is a release that leaves a volume alone which is held open. The order is the
 // point: no process, then no endpoint, then no mount, then no Primary. Each part
 // is tried even if the one before failed, when fencing. If clients are to wait
 // for another server, the endpoint stays until that one points it to itself.
-func (a *Agent) release(ctx context.Context, f Facts, decision Decision) error {
+func (a *Agent) letGo(ctx context.Context, f Facts, decision Decision) error {
 	took := parts{start: a.now()}
 	if decision.Freeze {
 		a.freeze(ctx, f.Name)
