@@ -97,8 +97,7 @@ func TestDeletionWaitsForADeadNode(t *testing.T) {
 	on := sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		must(t, server.PowerOn(ctx))
-		must(t, server.WaitReady(ctx))
+		powerOn(ctx, t, server)
 	})
 	t.Cleanup(on) // before the one that looks for leaks
 	must(t, c.DeleteClaim(ctx, "shared"))

@@ -31,7 +31,7 @@ func TestClientsWaitWhileEveryReplicaIsGone(t *testing.T) {
 
 	began := time.Now()
 	replicas := replicaNodes(ctx, t, volume.Name, server)
-	t.Cleanup(func() { powerOn(context.WithoutCancel(ctx), t, replicas) })
+	t.Cleanup(func() { powerOn(context.WithoutCancel(ctx), t, replicas...) })
 	for _, node := range replicas {
 		must(t, node.PowerOff(ctx))
 	}
@@ -53,7 +53,7 @@ func TestClientsWaitWhileEveryReplicaIsGone(t *testing.T) {
 	default:
 	}
 
-	powerOn(ctx, t, replicas)
+	powerOn(ctx, t, replicas...)
 	must(t, <-written)
 	must1(c.WaitServing(ctx, volume.Name))(t)
 	must1(c.Exec(ctx, "user", scenario.Workload, "check", file))(t)
@@ -100,7 +100,7 @@ func replicaNodes(ctx context.Context, t *testing.T, volume, server string) []*l
 }
 
 // powerOn switches on those nodes that are off, and waits for them.
-func powerOn(ctx context.Context, t *testing.T, nodes []*lab.Node) {
+func powerOn(ctx context.Context, t *testing.T, nodes ...*lab.Node) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()

@@ -231,8 +231,7 @@ func TestFailOverInTheMiddleOfAGrowthConverges(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		must(t, server.PowerOn(ctx))
-		must(t, server.WaitReady(ctx))
+		powerOn(ctx, t, server)
 	})
 	must(t, server.PowerOff(ctx))
 	must(t, c.WaitCapacity(ctx, "shared", mebibytes(512)))

@@ -109,7 +109,7 @@ var Scenarios = []Scenario{
 		Name:        "control-plane-upgrade",
 		Description: "the API server, the CSI controller and the CSI node plugins with nfs-reconnector are replaced: nothing moves",
 		strike:      replaceControlPlane,
-		answer:      "all of it to be replaced", answered: controlPlaneReplaced,
+		answer:      "all of it to be replaced", answered: rolledOut(controlPlane...),
 	},
 	{
 		Name:        "move-to-client-node",
@@ -143,11 +143,8 @@ var Scenarios = []Scenario{
 	{
 		Name:        "upgrade",
 		Description: "the DaemonSet replaces all its pods, one after the other",
-		strike: func(ctx context.Context, i *incident) error {
-			var out strings.Builder
-			return i.lab.Kubectl(ctx, &out, "-n", lab.Release, "rollout", "restart", "daemonset/"+ganeshaDaemonSet)
-		},
-		answer: "all pods to be replaced", answered: rolledOut,
+		strike:      func(ctx context.Context, i *incident) error { return rollOut(ctx, i, "daemonset/"+ganeshaDaemonSet) },
+		answer:      "all pods to be replaced", answered: rolledOut("daemonset/" + ganeshaDaemonSet),
 	},
 	{
 		Name:        "node-shutdown",
@@ -384,17 +381,6 @@ func resumeServer(ctx context.Context, i *incident) error {
 	return i.server.Resume(ctx, i.ganesha())
 }
 
-// rolledOut is true when the DaemonSet has only new pods, and all are ready.
-func rolledOut(ctx context.Context, i *incident) (bool, error) {
-	set, err := i.cluster.Client.AppsV1().DaemonSets(lab.Release).Get(ctx, ganeshaDaemonSet, metav1.GetOptions{})
-	if err != nil {
-		return false, fmt.Errorf("get the DaemonSet: %w", err)
-	}
-	status := set.Status
-	return status.ObservedGeneration >= set.Generation && status.UpdatedNumberScheduled == status.DesiredNumberScheduled &&
-		status.NumberAvailable == status.DesiredNumberScheduled, nil
-}
-
 // controlPlane is what an upgrade of the chart replaces beside the ganesha pods;
 // nfs-reconnector runs beside the CSI node plugin.
 var controlPlane = []string{
@@ -409,22 +395,29 @@ func replaceControlPlane(ctx context.Context, i *incident) error {
 	if err := i.lab.Cluster().StartAPIServer(ctx); err != nil {
 		return err
 	}
-	var out strings.Builder
-	return i.lab.Kubectl(ctx, &out, append([]string{"-n", lab.Release, "rollout", "restart"}, controlPlane...)...)
+	return rollOut(ctx, i, controlPlane...)
 }
 
-// controlPlaneReplaced is true when only new pods are left, and all are ready.
-func controlPlaneReplaced(ctx context.Context, i *incident) (bool, error) {
-	for _, workload := range controlPlane {
-		var out strings.Builder
-		if err := i.lab.Kubectl(ctx, &out, "-n", lab.Release, "rollout", "status", "--watch=false", workload); err != nil {
-			return false, err
+// rollOut has all pods of workloads replaced, as an upgrade of the chart does.
+func rollOut(ctx context.Context, i *incident, workloads ...string) error {
+	var out strings.Builder
+	return i.lab.Kubectl(ctx, &out, append([]string{"-n", lab.Release, "rollout", "restart"}, workloads...)...)
+}
+
+// rolledOut is true when workloads have only new pods, and all are ready.
+func rolledOut(workloads ...string) func(context.Context, *incident) (bool, error) {
+	return func(ctx context.Context, i *incident) (bool, error) {
+		for _, workload := range workloads {
+			var out strings.Builder
+			if err := i.lab.Kubectl(ctx, &out, "-n", lab.Release, "rollout", "status", "--watch=false", workload); err != nil {
+				return false, err
+			}
+			if !strings.Contains(out.String(), "successfully rolled out") {
+				return false, errors.New(strings.TrimSpace(out.String()))
+			}
 		}
-		if !strings.Contains(out.String(), "successfully rolled out") {
-			return false, errors.New(strings.TrimSpace(out.String()))
-		}
+		return true, nil
 	}
-	return true, nil
 }
 
 // snapshotName is the snapshot that snapshot-suspend makes and removes.
